@@ -1,0 +1,1 @@
+"""Analysis of finished sweeps: frames, laws, figures, report. Imports neither torch nor ray."""

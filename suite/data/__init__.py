@@ -1,0 +1,1 @@
+"""Data sources, one per file, and the two views each sample is seen through."""

@@ -1,0 +1,38 @@
+"""The positive pairs of one trial: drawn from its seed, centred, and scaled to unit norm."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+
+import numpy as np
+
+from suite.data.source import Pairs, Source
+
+
+@lru_cache(maxsize=64)
+def draw_pairs(source: Source, seed: int) -> Pairs:
+    """The trial's data: unit rows (n, p_query) and (n, p_key), float64; the same wherever and whenever drawn.
+
+    The stream depends on the seed and the kind of source alone, so that a larger sample contains the smaller one.
+
+    Raises:
+        ValueError: the source cannot give such pairs, or a row vanishes and has no direction.
+    """
+    stream = np.random.SeedSequence([seed, 0, zlib.crc32(source.source.encode())])
+    query, key = source.draw(np.random.Generator(np.random.PCG64(stream)))
+    return Pairs(query=_unit_rows(query, source, "query"), key=_unit_rows(key, source, "key"))
+
+
+def _unit_rows(view: np.ndarray, source: Source, tower: str) -> np.ndarray:
+    if source.center:
+        view = view - view.mean(axis=0)
+    norms = np.linalg.norm(view, axis=1, keepdims=True)
+    vanishing = norms[:, 0] <= 1e-12 * max(norms.max(), 1.0)
+    if vanishing.any():
+        raise ValueError(
+            f"data: {vanishing.sum()} of {len(view)} rows of the {tower} view are zero"
+            f"{' after centring' if source.center else ''}, and inputs need unit norm; "
+            "remove these rows or choose other views" + (" or center: false" if source.center else "")
+        )
+    return view / norms

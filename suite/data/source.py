@@ -1,0 +1,41 @@
+"""What every data source has in common: samples, then views, then centring and unit norm."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from suite.registry import Registry, Settings
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The two views of each sample, unit rows: query (n, p_query), key (n, p_key), float64."""
+
+    query: np.ndarray
+    key: np.ndarray
+
+
+class Source(Settings):
+    """A source of positive pairs."""
+
+    source: str
+    samples: int = Field(default=64, ge=2)
+    """Number of pairs n; the batch is all of them."""
+    center: bool = False
+    """Subtract each view's mean over the samples before scaling rows to norm 1. All-positive inputs have tiny
+    angles between them, and then no width becomes stationary in reasonable time."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Two raw views (n, p_query), (n, p_key), before centring and scaling.
+
+        Raises:
+            ValueError: the settings or the user's file cannot give such pairs; says what to do.
+        """
+
+
+SOURCES: Registry[Source] = Registry(tag="source")

@@ -1,0 +1,125 @@
+"""Stationarity of every trial at every step, kept on the device: the host reads it at records only.
+
+Shapes: K steps of a chunk, S slots, E thresholds. G is the scaled squared gradient norm, the first-order decrease of
+the loss per unit of eta t. Definitions: docs/science.md, "What is measured".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEVER = -1
+"""Stands for a step that has not come yet."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What K consecutive steps wrote for each slot; all (K, S). `valid` marks steps a trial really evaluated."""
+
+    loss: Tensor
+    grad_norm_sq: Tensor
+    scaled_grad_norm_sq: Tensor
+    valid: Tensor
+
+
+class Stationarity:
+    """Running statistics of G, per slot. `state(slot)` and `load(slot, state)` carry a trial across processes."""
+
+    FIELDS = (
+        "running_min",
+        "running_max",
+        "total",
+        "num_evaluations",
+        "first_loss",
+        "first_scaled",
+        "previous_loss",
+        "previous_decrease",
+        "num_violations",
+        "num_checkable",
+        "first_below",
+        "last_above",
+        "first_below_relative",
+        "last_above_relative",
+    )
+
+    def __init__(self, *, slots: int, epsilons: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> None:
+        def full(value: float, kind: torch.dtype, *shape: int) -> Tensor:
+            return torch.full((slots, *shape), value, dtype=kind, device=device)
+
+        num = len(epsilons)
+        self._tolerance = 8 * torch.finfo(dtype).eps
+        self._epsilons = torch.tensor(epsilons, dtype=dtype, device=device)
+        self.running_min = full(torch.inf, dtype)
+        self.running_max = full(-torch.inf, dtype)
+        self.total = full(0, torch.float64)
+        self.num_evaluations = full(0, torch.int64)
+        self.first_loss = full(torch.nan, dtype)
+        self.first_scaled = full(torch.nan, dtype)
+        self.previous_loss = full(torch.nan, dtype)
+        self.previous_decrease = full(torch.nan, dtype)
+        self.num_violations = full(0, torch.int64)
+        self.num_checkable = full(0, torch.int64)
+        self.first_below = full(NEVER, torch.int64, num)
+        self.last_above = full(NEVER, torch.int64, num)
+        self.first_below_relative = full(NEVER, torch.int64, num)
+        self.last_above_relative = full(NEVER, torch.int64, num)
+        self._blank = {name: getattr(self, name)[:1].clone() for name in self.FIELDS}
+
+    def reset(self, slot: int) -> None:
+        """Forget the slot's trial."""
+        self.load(slot, {name: value[0] for name, value in self._blank.items()})
+
+    def load(self, slot: int, state: dict[str, Tensor]) -> None:
+        """Continue a trial from what `state` gave."""
+        for name in self.FIELDS:
+            getattr(self, name)[slot] = state[name].to(self.total.device)
+
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """A copy of the slot's statistics on the CPU."""
+        return {name: getattr(self, name)[slot].cpu().clone() for name in self.FIELDS}
+
+    def fold(self, chunk: Chunk, *, start: Tensor, eta: Tensor) -> None:
+        """Take in K steps; row k of slot s is the trial's step start[s] + k, taken at the rate eta[s].
+
+        The result does not depend on how steps are cut into chunks, to the bit.
+        """
+        valid = chunk.valid & chunk.scaled_grad_norm_sq.isfinite() & chunk.loss.isfinite()
+        scaled, loss = chunk.scaled_grad_norm_sq, chunk.loss
+        self._check_descent(loss, scaled, valid, eta)
+        maxima = torch.cat([self.running_max[None], scaled.where(valid, -torch.inf)]).cummax(0).values
+        self._note_passages(scaled, maxima[1:], valid, start)
+        self.running_max = maxima[-1]
+        self.running_min = torch.minimum(self.running_min, scaled.where(valid, torch.inf).amin(0))
+        starting = valid[0] & (self.num_evaluations == 0)
+        self.first_loss = loss[0].where(starting, self.first_loss)
+        self.first_scaled = scaled[0].where(starting, self.first_scaled)
+        self.num_evaluations += valid.sum(0)
+        for row in scaled.double().where(valid, 0):  # one by one: a blocked sum would depend on the cutting
+            self.total += row
+
+    def _check_descent(self, loss: Tensor, scaled: Tensor, valid: Tensor, eta: Tensor) -> None:
+        decrease = eta * scaled
+        before = torch.cat([self.previous_loss[None], loss[:-1]])
+        promised = torch.cat([self.previous_decrease[None], decrease[:-1]]) / 2
+        slack = self._tolerance * before.abs()
+        self.num_violations += (valid & (before - loss < promised - slack)).sum(0)
+        self.num_checkable += (valid & (promised > slack)).sum(0)
+        last = (valid.sum(0) - 1 + (~valid[0] & valid.any(0))).clamp_min(0)[None]
+        self.previous_loss = loss.gather(0, last)[0].where(valid.any(0), self.previous_loss)
+        self.previous_decrease = decrease.gather(0, last)[0].where(valid.any(0), self.previous_decrease)
+
+    def _note_passages(self, scaled: Tensor, maxima: Tensor, valid: Tensor, start: Tensor) -> None:
+        for threshold, first, last in (
+            (self._epsilons, self.first_below, self.last_above),
+            (maxima[..., None] * self._epsilons, self.first_below_relative, self.last_above_relative),
+        ):
+            below = scaled[..., None] <= threshold
+            inside = below & valid[..., None]
+            outside = ~below & valid[..., None]
+            passed = inside.any(0) & (first == NEVER)
+            first.copy_((start[:, None] + inside.int().argmax(0)).where(passed, first))
+            final = len(scaled) - 1 - outside.flip(0).int().argmax(0)
+            last.copy_((start[:, None] + final).where(outside.any(0), last))

@@ -1,0 +1,1 @@
+"""Joint training of two towers, many trials at once in the slots of a lane."""

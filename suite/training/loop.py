@@ -1,0 +1,229 @@
+"""Training a queue of trials in one lane: slots are refilled as trials end, records and outcomes come out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suite.experiment import Budget, TrialSettings
+from suite.measurement.stationarity import NEVER
+from suite.training.lane import LONGEST_CHUNK, Lane, State
+from suite.training.records import is_record_step, next_record_step
+from suite.training.towers import TowerSpec
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One trial to train, from its start or from a state."""
+
+    trial_id: str
+    settings: TrialSettings
+    state: State | None = None
+    seconds: float = 0.0
+    """Wall seconds it has already taken."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial that ended: its part of the trial table, its passages, and the state it can be continued from."""
+
+    trial_id: str
+    row: Row
+    passages: list[Row]
+    state: State | None
+
+
+@dataclass
+class Running:
+    """What the host knows of the trial in a slot. `step` is the last one evaluated."""
+
+    job: Job
+    eta: float
+    step: int
+    last_step: int
+    seconds: float
+    started_ms: int
+
+    @property
+    def resumed_step(self) -> int:
+        """The step at which its state was taken, already recorded; -1 for a fresh trial."""
+        return -1 if self.job.state is None else int(self.job.state["step"])
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Loop:
+    """Runs jobs of equal shape to their end. After each `run_chunk`, take what is in `records` and `outcomes`."""
+
+    def __init__(
+        self, jobs: Iterable[Job], *, slots: int, budget: Budget, stop_below: float, device: str = "cpu"
+    ) -> None:
+        self._waiting = deque(jobs)
+        example = self._waiting[0].settings
+        self._per_decade, self._epsilons = example.records_per_decade, example.epsilons
+        self._budget, self._stop_below = budget, stop_below
+        self.lane = Lane(example, slots=slots, budget=budget, stop_below=stop_below, device=torch.device(device))
+        self._running: dict[int, Running] = {}
+        self.records: list[Row] = []
+        self.outcomes: list[Outcome] = []
+        self.steps_done = 0
+        for slot in range(slots):
+            self._refill(slot)
+
+    @property
+    def done(self) -> bool:
+        """No trial is running or waiting."""
+        return not self._running
+
+    def states(self) -> dict[str, tuple[State, float]]:
+        """Where each running trial is, with its wall seconds so far, so that it can go on elsewhere."""
+        return {r.job.trial_id: (self.lane.state(slot), r.seconds) for slot, r in self._running.items()}
+
+    def run_chunk(self) -> None:
+        """Train up to the next record of any slot, note what is due, and refill the slots whose trial ended."""
+        began = time.perf_counter()
+        self.lane.advance(min(LONGEST_CHUNK, *(self._steps_to_record(r) for r in self._running.values())))
+        active, steps = self.lane.active.tolist(), self.lane.step.tolist()
+        share = (time.perf_counter() - began) / len(self._running)
+        for slot, running in self._running.items():
+            self.steps_done += steps[slot] - max(running.step, 0)
+            running.step, running.seconds = steps[slot], running.seconds + share
+        ended = [slot for slot in self._running if not active[slot]]
+        self._record(ended)
+        for slot in ended:
+            self._refill(slot)
+
+    def _steps_to_record(self, running: Running) -> int:
+        due = min(next_record_step(running.step, self._per_decade), running.last_step)
+        return max(1, due - running.step)
+
+    def _record(self, ended: list[int]) -> None:
+        on_grid = [slot for slot, r in self._running.items() if is_record_step(r.step, self._per_decade)]
+        if not ended and not on_grid:
+            return
+        columns = self.lane.read()
+        for slot in sorted({*ended, *on_grid}):
+            running = self._running[slot]
+            record = _record_row(running, slot, columns, final=slot in ended)
+            if record["final"] or running.step != running.resumed_step:
+                self.records.append(record)
+            if record["final"]:
+                self.outcomes.append(self._outcome(slot, running, record, columns))
+
+    def _refill(self, slot: int) -> None:
+        """The next waiting trial into the slot; one that cannot start is an outcome with its error."""
+        self._running.pop(slot, None)
+        while self._waiting:
+            job = self._waiting.popleft()
+            try:
+                eta, step, last = self.lane.fill(slot, job.settings, job.state)
+            except ValueError as error:
+                row = {"status": "failed", "ended_by": None, "error": str(error), "seconds": job.seconds}
+                self.outcomes.append(Outcome(job.trial_id, row, [], None))
+                continue
+            self._running[slot] = Running(job, eta, step - 1, last, job.seconds, now_ms())
+            return
+        self.lane.free(slot)
+
+    def _outcome(self, slot: int, running: Running, record: Row, columns: dict[str, Tensor]) -> Outcome:
+        state = self.lane.state(slot)
+        ended_by = self._ended_by(running, record)
+        first_loss, first_scaled = float(state["first_loss"]), float(state["first_scaled"])
+        drop = first_loss - record["loss"]
+        promised = running.eta * (float(state["total"]) - record["scaled_grad_norm_sq"])
+        measured = {name: record[name] for name in columns if not name.endswith("_by_layer")}
+        row = {
+            **measured,
+            "status": "diverged" if ended_by == "diverged" else "finished",
+            "ended_by": ended_by,
+            "error": None,
+            "steps": running.step,
+            "time": record["time"],
+            "learning_rate": running.eta,
+            "loss_init": first_loss,
+            "scaled_grad_norm_sq_init": first_scaled,
+            "slack": promised / (2 * drop) if drop > 0 else None,
+            "wall_seconds": running.seconds,
+            "started_ms": running.started_ms,
+            "ended_ms": record["timestamp_ms"],
+        }
+        passages = self._passages(running, state)
+        return Outcome(running.job.trial_id, row, passages, None if ended_by == "diverged" else state)
+
+    def _ended_by(self, running: Running, record: Row) -> str:
+        if not (_finite(record["loss"]) and _finite(record["scaled_grad_norm_sq"])):
+            return "diverged"
+        if record["scaled_grad_norm_sq"] <= self._stop_below:
+            return "stop_below"
+        return "steps" if running.step >= self._budget.steps else "time"
+
+    def _passages(self, running: Running, state: State) -> list[Row]:
+        rows = []
+        for relative, suffix in ((False, ""), (True, "_relative")):
+            for index, epsilon in enumerate(self._epsilons):
+                first = int(state[f"first_below{suffix}"][index])
+                last = int(state[f"last_above{suffix}"][index])
+                reached = first != NEVER
+                watched = relative or epsilon >= 10 * self._stop_below
+                rows.append(
+                    {
+                        "trial_id": running.job.trial_id,
+                        "epsilon": epsilon,
+                        "relative": relative,
+                        "at_init": first == 0,
+                        "reached": reached,
+                        "steps_to_stationarity": first if reached else None,
+                        "time_to_stationarity": running.eta * first if reached else None,
+                        "stay_steps": last + 1 if reached and watched else None,
+                    }
+                )
+        return rows
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _record_row(running: Running, slot: int, columns: dict[str, Tensor], *, final: bool) -> Row:
+    return {
+        "trial_id": running.job.trial_id,
+        "step": running.step,
+        "time": running.eta * running.step,
+        "timestamp_ms": now_ms(),
+        **{name: column[slot].tolist() for name, column in columns.items()},
+        "final": final,
+    }
+
+
+def num_parameters(specs: list[TowerSpec]) -> int:
+    """Trained parameters of one trial: L m^2 for each tower."""
+    return sum(spec.depth * spec.width**2 for spec in specs)
+
+
+def flops_per_step(specs: list[TowerSpec], *, samples: int) -> int:
+    """Floating-point operations of one gradient step of one trial, matrix products only, each counted once.
+
+    Hidden layers take a product forward, one for the weight's gradient, and one for the input's except in the first
+    (its input is fixed); the frozen last layer one each way; the similarities one forward and one to each tower.
+    """
+    n = samples
+    towers = sum(2 * n * s.width**2 * (3 * s.depth - 1) + 4 * n * s.width * s.embedding_dim for s in specs)
+    return towers + 6 * n**2 * specs[0].embedding_dim
+
+
+def slot_bytes(specs: list[TowerSpec], *, samples: int, itemsize: int) -> int:
+    """Memory of one slot: weights, their draw and their gradient; features and activations kept for the gradient."""
+    weights = sum(3 * s.depth * s.width**2 + s.embedding_dim * s.width for s in specs)
+    activations = sum(samples * s.width * (1 + 4 * s.depth) for s in specs) + 6 * samples**2
+    return itemsize * (weights + activations)
