@@ -67,6 +67,8 @@ class Commit:
     accepted: list[str] = field(default_factory=list)
     predecessor: str | None = None
     """The folder of the attempt that this one follows."""
+    states: frozenset[str] = frozenset()
+    """Ids of the trials whose state lies in the object."""
 
 
 def encode(commit: Commit, states: dict[str, State]) -> bytes:
@@ -98,6 +100,7 @@ def decode(source: Path | BinaryIO) -> Commit:
             running={trial_id: (step, seconds) for trial_id, (step, seconds) in meta["running"].items()},
             accepted=meta["accepted"],
             predecessor=meta["predecessor"],
+            states=frozenset(name.split("/")[1] for name in archive.namelist() if name.startswith("states/")),
         )
 
 
@@ -119,12 +122,6 @@ def decode_state(source: Path | BinaryIO, trial_id: str) -> State:
             )
             for name in names
         }
-
-
-def stored_states(source: Path | BinaryIO) -> set[str]:
-    """Ids of the trials whose state the object holds."""
-    with zipfile.ZipFile(source) as archive:
-        return {name.split("/")[1] for name in archive.namelist() if name.startswith("states/")}
 
 
 def _encode_table(content: pa.Table) -> bytes:
