@@ -1,0 +1,219 @@
+"""The experiment schema: what a YAML file may say. Every field documents itself; docs/experiment.md is made from it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+import suite.data
+import suite.training.couplings
+import suite.training.learning_rates
+import suite.training.losses
+import suite.training.optimizers  # noqa: F401
+from suite.data.digits import Digits
+from suite.data.source import SOURCES, Source
+from suite.registry import Settings, named
+from suite.training.couplings import COUPLINGS, Coupling, Joint
+from suite.training.losses import LOSSES, InfoNCE, Loss
+from suite.training.optimizers import OPTIMIZERS, GradientDescent, Optimizer
+from suite.training.parametrizations import Parametrization
+
+for _module in pkgutil.iter_modules(suite.data.__path__):  # a source registers itself: its file is all it needs
+    importlib.import_module(f"suite.data.{_module.name}")
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """Width and depth of one tower."""
+
+    width: int
+    depth: int
+
+
+class KeyEncoder(Settings):
+    """What differs for the key tower; a field left out is as in the query tower."""
+
+    width: int | None = Field(default=None, ge=1)
+    """Width of the key tower."""
+    depth: int | None = Field(default=None, ge=1)
+    """Trained hidden layers of the key tower."""
+
+
+class Encoder(Settings):
+    """The two towers: ReLU networks of `depth` trained hidden layers between a frozen first and last layer."""
+
+    width: int = Field(default=256, ge=1)
+    """Units of each hidden layer, m."""
+    depth: int = Field(default=2, ge=1)
+    """Trained hidden layers, L."""
+    embedding_dim: int = Field(default=16, ge=1)
+    """Dimension of the embeddings, d; shared by both towers."""
+    parametrization: Parametrization = "allen-zhu"
+    """How initial scale and learning rate depend on width; docs/science.md lists the exponents."""
+    key: KeyEncoder | None = None
+    """A key tower of another shape."""
+
+    def towers(self) -> dict[str, TowerShape]:
+        """Shape of the query and the key tower."""
+        key = self.key or KeyEncoder()
+        query = TowerShape(self.width, self.depth)
+        return {"query": query, "key": TowerShape(key.width or self.width, key.depth or self.depth)}
+
+
+def geometric(first: float, last: float, number: int) -> list[float]:
+    """`number` values from first to last with equal ratios, both ends exact."""
+    ratio = math.log(last / first)
+    inner = [first * math.exp(ratio * k / (number - 1)) for k in range(1, number - 1)]
+    return [first, *inner, last]
+
+
+def _epsilons(value: Any) -> Any:
+    if isinstance(value, dict) and list(value) == ["geometric"] and len(value["geometric"]) == 3:
+        first, last, number = value["geometric"]
+        return [float(f"{epsilon:.6g}") for epsilon in geometric(first, last, number)]
+    return value
+
+
+class TrialSettings(Settings):
+    """Everything that determines the numbers of one trial, and so its id."""
+
+    data: Annotated[Source, SOURCES] = Digits()
+    """Where the positive pairs come from."""
+    encoder: Encoder = Encoder()
+    """The two towers."""
+    loss: Annotated[Loss, LOSSES, BeforeValidator(named)] = InfoNCE()
+    """The contrastive loss."""
+    coupling: Annotated[Coupling, COUPLINGS, BeforeValidator(named)] = Joint()
+    """How the two towers are trained together."""
+    optimizer: Annotated[Optimizer, OPTIMIZERS, BeforeValidator(named)] = GradientDescent()
+    """How a gradient becomes a step, and at which rate."""
+    seed: int = Field(default=0, ge=0)
+    """Draws data, views and weights; the same seed shares its draw across widths."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Arithmetic of training and measurement."""
+    epsilons: Annotated[tuple[float, ...], BeforeValidator(_epsilons)] = Field(
+        default=(1e-1, 3.16228e-2, 1e-2, 3.16228e-3, 1e-3, 3.16228e-4, 1e-4, 3.16228e-5, 1e-5, 3.16228e-6, 1e-6),
+        min_length=1,
+    )
+    """Thresholds of scaled G whose first passage is noted at every step, largest first."""
+    records_per_decade: int = Field(default=16, ge=1, le=1000)
+    """Records per factor of ten in steps."""
+
+    @field_validator("epsilons")
+    @classmethod
+    def _decreasing(cls, epsilons: tuple[float, ...]) -> tuple[float, ...]:
+        if any(e <= 0 for e in epsilons) or any(a <= b for a, b in zip(epsilons, epsilons[1:], strict=False)):
+            raise ValueError("thresholds must be positive and strictly decreasing")
+        return epsilons
+
+    @model_validator(mode="after")
+    def _compatible(self) -> TrialSettings:
+        if self.encoder.parametrization == "mup" and getattr(self.loss, "similarity", None) == "cosine":
+            raise ValueError(
+                "parametrization mup with cosine similarity would shrink the embeddings that cosine rescales: "
+                "use standard, or similarity: dot"
+            )
+        return self
+
+
+class Budget(Settings):
+    """When a trial ends; whichever comes first. Not part of a trial's id: a larger budget continues it."""
+
+    steps: int = Field(default=3000, ge=1)
+    """Gradient steps."""
+    time: float | None = Field(default=None, gt=0)
+    """Gradient-flow time, eta * steps."""
+    stop_below: float | None = Field(default=None, ge=0)
+    """Stop once scaled G is at or below this; 0 never does. Left out, half of `stationary_below`."""
+
+
+class Resources(Settings):
+    """What one lane asks Ray for."""
+
+    cpus: int = Field(default=1, ge=1)
+    """Cores, and threads, of a lane."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs of a lane; a fraction shares one."""
+    slots: int | None = Field(default=None, ge=1)
+    """Trials trained side by side in a lane; left out, a short calibration chooses."""
+
+
+class LawSpec(Settings):
+    """A law to fit when the trials are done."""
+
+    law: Literal["power", "offset-power", "multiplicative"]
+    """A x^-a, E + A x^-a, or A prod x_i^-a_i."""
+    y: str
+    """What is explained: a column of trials.parquet or passages.parquet."""
+    x: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(min_length=1)
+    """What explains it: swept settings, or epsilon."""
+    by: str | None = None
+    """Fit once for each value of this column."""
+    epsilon: Annotated[list[float] | None, BeforeValidator(lambda v: [v] if isinstance(v, int | float) else v)] = None
+    """Which thresholds, where y is a passage."""
+    relative: bool = False
+    """Thresholds relative to the largest G so far, rather than absolute."""
+    among: Literal["descent", "finished"] = "descent"
+    """Trials to fit: those in the descent regime, or all that ended."""
+
+
+PREDICTIONS = (
+    "descent time-eps rate grad-width lr-width displacement rel-displacement ntk-drift ntk-init flips angles "
+    "separation width-floor similarity coupling threshold twin"
+).split()
+
+
+class Experiment(TrialSettings):
+    """One YAML file: a trial's settings, the sweep over them, and what to do with the results."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Names the results folder: lower-case letters, digits, dots, dashes and underscores."""
+    description: str = ""
+    """The question in a sentence; shown in the report and in MLflow."""
+    budget: Budget = Budget()
+    """When a trial ends."""
+    resources: Resources = Resources()
+    """What one lane asks Ray for."""
+    stationary_below: float = Field(default=1e-4, gt=0)
+    """A trial is stationary if its final scaled G is at or below this."""
+    checkpoints: Literal["final", "none"] = "final"
+    """Whether ended trials keep the state from which a larger budget continues them."""
+    sweep: dict[str, Any] = Field(default_factory=dict)
+    """Axes by the full path of the setting they vary."""
+    laws: list[LawSpec] = Field(default_factory=list)
+    """Laws to fit."""
+    predictions: list[str] = Field(default_factory=list)
+    """Predictions of the theory to judge."""
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Named overrides, chosen with --profile."""
+
+    @property
+    def stop_below(self) -> float:
+        """The scaled G at which training stops."""
+        return self.stationary_below / 2 if self.budget.stop_below is None else self.budget.stop_below
+
+    def base_settings(self) -> dict[str, Any]:
+        """What the file says of a trial before the sweep, as plain data."""
+        return {name: getattr(self, name) for name in TrialSettings.model_fields if name in self.model_fields_set}
+
+    @field_validator("predictions")
+    @classmethod
+    def _known_predictions(cls, predictions: list[str]) -> list[str]:
+        for prediction in predictions:
+            if prediction not in PREDICTIONS:
+                raise ValueError(f"unknown prediction {prediction!r}; known are {', '.join(PREDICTIONS)}")
+        return predictions
+
+    @model_validator(mode="after")
+    def _laws_use_thresholds(self) -> Experiment:
+        for law in self.laws:
+            for epsilon in law.epsilon or []:
+                if not any(math.isclose(epsilon, known, rel_tol=1e-4) for known in self.epsilons):
+                    known_words = ", ".join(f"{known:g}" for known in self.epsilons)
+                    raise ValueError(f"laws: epsilon {epsilon:g} is not among the thresholds {known_words}")
+        return self
