@@ -117,9 +117,7 @@ def decode_state(source: Path | BinaryIO, trial_id: str) -> State:
         if not names:
             raise KeyError(trial_id)
         return {
-            name.removeprefix(prefix).removesuffix(".npy"): np.load(
-                io.BytesIO(archive.read(name)), allow_pickle=False
-            )
+            name.removeprefix(prefix).removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
             for name in names
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import pkgutil
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import suite.data
 import suite.training.couplings
 import suite.training.learning_rates
 import suite.training.losses
-import suite.training.optimizers  # noqa: F401
+import suite.training.optimizers
 from suite.data.digits import Digits
 from suite.data.source import SOURCES, Source
 from suite.registry import Settings, named
@@ -107,7 +108,7 @@ class TrialSettings(Settings):
     @field_validator("epsilons")
     @classmethod
     def _decreasing(cls, epsilons: tuple[float, ...]) -> tuple[float, ...]:
-        if any(e <= 0 for e in epsilons) or any(a <= b for a, b in zip(epsilons, epsilons[1:], strict=False)):
+        if any(e <= 0 for e in epsilons) or any(a <= b for a, b in itertools.pairwise(epsilons)):
             raise ValueError("thresholds must be positive and strictly decreasing")
         return epsilons
 
@@ -162,10 +163,10 @@ class LawSpec(Settings):
     """Trials to fit: those in the descent regime, or all that ended."""
 
 
-PREDICTIONS = (
-    "descent time-eps rate grad-width lr-width displacement rel-displacement ntk-drift ntk-init flips angles "
-    "separation width-floor similarity coupling threshold twin"
-).split()
+PREDICTIONS = frozenset(
+    "descent time-eps rate grad-width lr-width displacement rel-displacement ntk-drift ntk-init flips angles "  # noqa: SIM905
+    "separation width-floor similarity coupling threshold twin".split()
+)
 
 
 class Experiment(TrialSettings):
@@ -206,7 +207,7 @@ class Experiment(TrialSettings):
     def _known_predictions(cls, predictions: list[str]) -> list[str]:
         for prediction in predictions:
             if prediction not in PREDICTIONS:
-                raise ValueError(f"unknown prediction {prediction!r}; known are {', '.join(PREDICTIONS)}")
+                raise ValueError(f"unknown prediction {prediction!r}; known are {', '.join(sorted(PREDICTIONS))}")
         return predictions
 
     @model_validator(mode="after")

@@ -170,9 +170,7 @@ class Results:
         """Delete commits that are in the tables and hold no state that a trial needs."""
         needed = {row["checkpoint"] for row in self.outcomes.values() if row.get("checkpoint")}
         names = [name for name in self.folder.list("lanes") if name not in needed]
-        self.folder.delete(
-            [n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch]
-        )
+        self.folder.delete([n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch])
         self._merged &= {*needed, *names} - {n for n in names if n in self._merged}
 
     def _compact_records(self) -> pa.Table:

@@ -53,7 +53,9 @@ class Npz(Source):
             with np.load(self.path, allow_pickle=False) as stored:
                 missing = [name for name in wanted if name not in stored]
                 if missing:
-                    raise ValueError(f"{self.path}: no array {missing[0]!r}; the file has {', '.join(stored) or 'none'}")
+                    raise ValueError(
+                        f"{self.path}: no array {missing[0]!r}; the file has {', '.join(stored) or 'none'}"
+                    )
                 arrays = {name: stored[name] for name in wanted}
         except (zipfile.BadZipFile, OSError, EOFError) as error:
             raise ValueError(f"{self.path}: not a readable .npz file ({error})") from error
@@ -69,5 +71,7 @@ class Npz(Source):
             array = array.reshape(len(array), -1)
         bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if bad.any():
-            raise ValueError(f"{self.path}: array {name!r} has NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}")
+            raise ValueError(
+                f"{self.path}: array {name!r} has NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}"
+            )
         return array

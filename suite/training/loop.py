@@ -90,6 +90,16 @@ class Loop:
         """Where each running trial is, with its wall seconds so far, so that it can go on elsewhere."""
         return {r.job.trial_id: (self.lane.state(slot), r.seconds) for slot, r in self._running.items()}
 
+    def running_steps(self) -> dict[str, int]:
+        """The step each running trial is at."""
+        return {running.job.trial_id: max(running.step, 0) for running in self._running.values()}
+
+    def take(self) -> tuple[list[Outcome], list[Row]]:
+        """Outcomes and records since the last call."""
+        taken = self.outcomes, self.records
+        self.outcomes, self.records = [], []
+        return taken
+
     def run_chunk(self) -> None:
         """Train up to the next record of any slot, note what is due, and refill the slots whose trial ended."""
         began = time.perf_counter()
@@ -129,7 +139,7 @@ class Loop:
             try:
                 eta, step, last = self.lane.fill(slot, job.settings, job.state)
             except ValueError as error:
-                row = {"status": "failed", "ended_by": None, "error": str(error), "seconds": job.seconds}
+                row = {"status": "failed", "ended_by": None, "error": str(error), "wall_seconds": job.seconds}
                 self.outcomes.append(Outcome(job.trial_id, row, [], None))
                 continue
             self._running[slot] = Running(job, eta, step - 1, last, job.seconds, now_ms())

@@ -73,8 +73,7 @@ class TowerSlots:
         self.initial = [zeros(m, m) for _ in range(spec.depth)]
         self.last = zeros(spec.embedding_dim, m)
         self._multipliers = [
-            scale.multiplier
-            for scale in layer_scales(spec.parametrization, width=m, embedding_dim=spec.embedding_dim)
+            scale.multiplier for scale in layer_scales(spec.parametrization, width=m, embedding_dim=spec.embedding_dim)
         ]
 
     @torch.no_grad()

@@ -1,0 +1,203 @@
+"""Trials: the cells of an experiment's grid, fully resolved, each with an id that says what determines its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from suite.experiment import Experiment, TrialSettings
+
+_SHORT = {
+    "encoder.width": "m",
+    "encoder.depth": "L",
+    "encoder.embedding_dim": "d",
+    "encoder.key.width": "mk",
+    "encoder.key.depth": "Lk",
+    "data.samples": "n",
+    "seed": "s",
+    "loss.temperature": "tau",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell: its settings, and the values it takes on each swept path."""
+
+    trial_id: str
+    name: str
+    settings: TrialSettings
+    axes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The trials of an experiment in the order of its grid, and how many cells repeated an earlier one."""
+
+    trials: list[Trial]
+    num_duplicates: int
+
+
+def expand(experiment: Experiment) -> Expansion:
+    """Every cell of the grid once; the last axis runs fastest.
+
+    Raises:
+        pydantic.ValidationError: a cell's settings are not allowed together.
+    """
+    base = {name: getattr(experiment, name) for name in TrialSettings.model_fields}
+    builder = _Builder(base)
+    trials: dict[str, Trial] = {}
+    num_cells = 0
+    for axes in cells(experiment.sweep):
+        num_cells += 1
+        settings = builder.build(axes)
+        trial = Trial(trial_id(settings), _name(axes, experiment.name), settings, axes)
+        known = trials.setdefault(trial.trial_id, trial)
+        assert known.settings == settings, f"two settings share the id {trial.trial_id}"
+    return Expansion(_distinct_names(list(trials.values())), num_cells - len(trials))
+
+
+def cells(sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Values by path for every cell. `sweep` maps paths to lists of values, and `zip` to groups that move together."""
+    groups: list[list[dict[str, Any]]] = []
+    for path, values in sweep.items():
+        if path == "zip":
+            groups += [
+                [dict(zip(group, row, strict=True)) for row in zip(*group.values(), strict=True)] for group in values
+            ]
+        else:
+            groups.append([{path: value} for value in values])
+    for parts in itertools.product(*groups):
+        yield {path: value for part in parts for path, value in part.items()}
+
+
+class _Builder:
+    """Builds settings from a base and a cell; a part shared by many cells is validated once."""
+
+    def __init__(self, base: dict[str, Any]) -> None:
+        self._base = base
+        self._parts: dict[str, BaseModel] = {}
+
+    def build(self, axes: dict[str, Any]) -> TrialSettings:
+        changes: dict[str, dict[str, Any]] = {}
+        for path, value in axes.items():
+            changes.setdefault(path.partition(".")[0], {})[path] = value
+        values = dict(self._base)
+        for name, parts in changes.items():
+            values[name] = self._part(name, parts)
+        return TrialSettings.model_validate(values)
+
+    def _part(self, name: str, changes: dict[str, Any]) -> Any:
+        key = json.dumps([name, changes], sort_keys=True, default=str)
+        if key not in self._parts:
+            present = self._base[name]
+            plain = _given(present)
+            for path, value in sorted(changes.items(), key=lambda item: item[0].count(".")):
+                plain = _put(plain, path.split(".")[1:], value)
+            self._parts[key] = getattr(TrialSettings.model_validate({name: plain}), name)
+        return self._parts[key]
+
+
+def _put(value: Any, path: list[str], new: Any) -> Any:
+    if not path:
+        return new
+    inner = value if isinstance(value, dict) else {"name": value} if isinstance(value, str) else {}
+    return {**inner, path[0]: _put(inner.get(path[0]), path[1:], new)}
+
+
+def _given(value: Any) -> Any:
+    """Settings as the YAML gave them: fields set by hand, and the names of choices."""
+    if not isinstance(value, BaseModel):
+        return value
+    tag = _tag(value)
+    parts = {name: getattr(value, name) for name in type(value).model_fields}
+    set_by_hand = value.model_fields_set | {tag}
+    return {name: _given(p) for name, p in parts.items() if name in set_by_hand or isinstance(p, BaseModel)}
+
+
+def _tag(value: Any) -> str | None:
+    fields = type(value).model_fields if isinstance(value, BaseModel) else {}
+    return next((tag for tag in ("source", "rule", "name") if tag in fields), None)
+
+
+def trial_id(settings: TrialSettings) -> str:
+    """Twelve hex digits of the hash of every setting that differs from its default.
+
+    Names of choices always count, so a field added later with a default changes no old id.
+    """
+    parts = {name: _differing(getattr(settings, name), TrialSettings, name) for name in TrialSettings.model_fields}
+    kept = {name: part for name, part in parts.items() if part is not _DEFAULT}
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+_DEFAULT = object()
+
+
+def _differing(value: Any, owner: type[BaseModel], name: str) -> Any:
+    if isinstance(value, BaseModel):
+        return _differing_model(value)
+    if value == owner.model_fields[name].get_default(call_default_factory=False):
+        return _DEFAULT
+    return _plain(value)
+
+
+@lru_cache(maxsize=100_000)
+def _differing_model(value: BaseModel) -> Any:
+    tag = _tag(value)
+    parts = {name: _differing(getattr(value, name), type(value), name) for name in type(value).model_fields}
+    kept = {name: part for name, part in parts.items() if part is not _DEFAULT}
+    return kept if tag is None else {**kept, tag: getattr(value, tag)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, BaseModel):
+        return _differing_model(value)
+    if isinstance(value, float) and value == int(value) and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its full path, as a scalar; lists become compact JSON."""
+    flat: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value, path = getattr(settings, name), f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{path}.")
+        elif value is None and path == "encoder.key":
+            flat |= {f"{path}.width": None, f"{path}.depth": None}
+        else:
+            is_list = isinstance(value, list | tuple)
+            flat[path] = json.dumps(_plain(value), separators=(",", ":")) if is_list else value
+    return flat
+
+
+def _name(axes: dict[str, Any], experiment: str) -> str:
+    parts = [f"{_SHORT.get(path, path.rpartition('.')[2])}{_word(value)}" for path, value in axes.items()]
+    return "-".join(parts) or experiment
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return "".join(str(part) for part in value.values() if not isinstance(part, dict))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _distinct_names(trials: list[Trial]) -> list[Trial]:
+    counts = Counter(trial.name for trial in trials)
+    return [
+        trial
+        if counts[trial.name] == 1
+        else Trial(trial.trial_id, f"{trial.name}-{trial.trial_id}", trial.settings, trial.axes)
+        for trial in trials
+    ]

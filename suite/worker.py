@@ -1,0 +1,182 @@
+"""One attempt at one lane: train its trials, and commit what is new from time to time. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suite.commits import Address, Commit, attempt_folder, decode_state, encode
+from suite.experiment import Budget, TrialSettings
+from suite.storage import Folder
+from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
+from suite.training.lane import tower_specs
+from suite.training.loop import Job, Loop, Outcome, num_parameters
+
+COMMIT_SECONDS = 20.0
+"""Least time between two commits; also at least 20 times what the last one took."""
+PROGRESS_SECONDS = 0.5
+DESCENT_REGIME_SHARE = 0.01
+"""A trial is in the descent regime if at most this share of its steps violates descent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trial to train, from its start or from the state in an object of the results folder."""
+
+    trial_id: str
+    settings: TrialSettings
+    checkpoint: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """All a worker needs to know for one attempt at one lane."""
+
+    root: Path
+    epoch: int
+    lane: str
+    attempt: int
+    tasks: list[Task]
+    slots: int
+    threads: int
+    device: str
+    budget: Budget
+    stop_below: float
+    stationary_below: float
+    keep_states: bool
+    accepted: list[str] = field(default_factory=list)
+    predecessor: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions that the driver knows: columns of the trial table."""
+
+    @property
+    def folder(self) -> str:
+        """Where this attempt writes."""
+        return attempt_folder(self.epoch, self.lane, self.attempt)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a worker tells the driver while it runs; a hint, which may be lost. `work` is in steps times FLOPs."""
+
+    lane: str
+    attempt: int
+    steps_done: int
+    running: dict[str, int]
+    commits: list[str]
+
+
+class Attempt:
+    """Runs one order. `stopping` is asked between chunks; once true, what is there is committed and the run ends."""
+
+    def __init__(self, order: Order, *, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> None:
+        torch.set_num_threads(order.threads)
+        self._order, self._report, self._stopping = order, report, stopping
+        self._folder = Folder(order.root)
+        self._loop = Loop(
+            [self._job(task) for task in order.tasks],
+            slots=order.slots,
+            budget=order.budget,
+            stop_below=order.stop_below,
+            device=order.device,
+        )
+        self._commits: list[str] = []
+        self._next_commit = time.monotonic() + COMMIT_SECONDS
+        self._next_progress = 0.0
+
+    def run(self) -> list[str]:
+        """Train to the end or until told to stop; returns the names of the commits written."""
+        while not self._loop.done and not self._stopping():
+            self._loop.run_chunk()
+            now = time.monotonic()
+            if now >= self._next_commit:
+                self._commit()
+                took = time.monotonic() - now
+                self._next_commit = time.monotonic() + max(COMMIT_SECONDS, 20 * took)
+            if now >= self._next_progress:
+                self._tell()
+                self._next_progress = now + PROGRESS_SECONDS
+        self._commit()
+        self._tell()
+        return self._commits
+
+    def _job(self, task: Task) -> Job:
+        state = None
+        if task.checkpoint is not None:
+            state = decode_state(self._folder.path(task.checkpoint), task.trial_id)
+        return Job(trial_id=task.trial_id, settings=task.settings, state=state, seconds=task.seconds)
+
+    def _tell(self) -> None:
+        loop, order = self._loop, self._order
+        self._report(Progress(order.lane, order.attempt, loop.steps_done, loop.running_steps(), list(self._commits)))
+
+    def _commit(self) -> None:
+        """All rows since the last commit, and every state needed to go on, as one object."""
+        loop, order = self._loop, self._order
+        outcomes, records = loop.take()
+        states = loop.states()
+        if not (outcomes or records or states):
+            return
+        kept = {trial_id: state for trial_id, (state, _) in states.items()}
+        if order.keep_states:
+            kept |= {o.trial_id: o.state for o in outcomes if o.state is not None}
+        commit = Commit(
+            records=table(records, RECORDS),
+            outcomes=table((self._outcome_row(outcome) for outcome in outcomes), OUTCOMES),
+            passages=table((row for outcome in outcomes for row in outcome.passages), PASSAGES),
+            running={trial_id: (int(state["step"]), seconds) for trial_id, (state, seconds) in states.items()},
+            accepted=order.accepted,
+            predecessor=order.predecessor,
+        )
+        number = len(self._commits)
+        name = Address(epoch=order.epoch, lane=order.lane, attempt=order.attempt, number=number).name
+        self._folder.write(name, encode(commit, kept))
+        self._commits.append(name)
+
+    def _outcome_row(self, outcome: Outcome) -> Row:
+        order, row = self._order, dict(outcome.row)
+        settings = next(task.settings for task in order.tasks if task.trial_id == outcome.trial_id)
+        scaled, share = row.get("scaled_grad_norm_sq"), row.get("violating_share")
+        finished = row["status"] == "finished"
+        derived = {
+            "stationary": bool(finished and scaled is not None and scaled <= order.stationary_below),
+            "descent_regime": bool(finished and share is not None and share <= DESCENT_REGIME_SHARE),
+            "num_parameters": num_parameters(tower_specs(settings)),
+            "started_at": _utc(row.pop("started_ms", None)),
+            "ended_at": _utc(row.pop("ended_ms", None)),
+        }
+        ran = {"slots": order.slots, "epoch": order.epoch, "attempt": order.attempt, "lane": order.lane}
+        return {"trial_id": outcome.trial_id, **row, **derived, **ran, **order.versions, **machine(order.device)}
+
+
+def _utc(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+@lru_cache
+def machine(device: str) -> dict[str, Any]:
+    """What the trial ran on: columns of the trial table."""
+    return {
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "hardware": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
+        "host": socket.gethostname(),
+    }
+
+
+def _processor() -> str:
+    with Path("/proc/cpuinfo").open() as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
