@@ -132,6 +132,10 @@ class Budget(Settings):
     stop_below: float | None = Field(default=None, ge=0)
     """Stop once scaled G is at or below this; 0 never does. Left out, half of `stationary_below`."""
 
+    def last_step(self, eta: float) -> int:
+        """The step at which steps or time = eta * step is used up, whichever comes first."""
+        return self.steps if self.time is None else max(1, min(self.steps, math.ceil(self.time / eta - 1e-9)))
+
 
 class Resources(Settings):
     """What one lane asks Ray for."""

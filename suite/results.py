@@ -26,6 +26,8 @@ from suite.trials import Trial, flatten
 
 UNPLANNED = "unplanned/"
 ENDED = ("finished", "diverged")
+DESCENT_REGIME_SHARE = 0.01
+"""A trial is in the descent regime if at most this share of its steps violates descent."""
 _SAVED = -1
 _PENDING: Row = {"status": "pending"}
 
@@ -111,6 +113,14 @@ class Results:
             held = {key: value for key, value in row.items() if value is not None and key != "trial_id"}
             self.outcomes[row["trial_id"]] = held | ({"checkpoint": name} if row["trial_id"] in commit.states else {})
         return commit
+
+    def judge(self, *, stationary_below: float) -> None:
+        """Say of every trial whether it is stationary and whether it is in the descent regime."""
+        for row in self.outcomes.values():
+            if row["status"] in ENDED:
+                ended = row["status"] == "finished"
+                row["stationary"] = ended and row["scaled_grad_norm_sq"] <= stationary_below
+                row["descent_regime"] = ended and row["violating_share"] <= DESCENT_REGIME_SHARE
 
     def close_attempt(self, folder: str) -> None:
         """Ignore, from now on, what an attempt that was given up may still write."""

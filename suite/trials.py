@@ -6,14 +6,14 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
 
-from suite.experiment import Experiment, TrialSettings
+from suite.experiment import Budget, Experiment, TrialSettings
 
 _SHORT = {
     "encoder.width": "m",
@@ -35,6 +35,17 @@ class Trial:
     name: str
     settings: TrialSettings
     axes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trial to train, from its start or from the state in an object of the results folder."""
+
+    trial_id: str
+    settings: TrialSettings
+    checkpoint: str | None = None
+    step: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -201,3 +212,36 @@ def _distinct_names(trials: list[Trial]) -> list[Trial]:
         else Trial(trial.trial_id, f"{trial.name}-{trial.trial_id}", trial.settings, trial.axes)
         for trial in trials
     ]
+
+
+def missing(
+    trials: list[Trial], outcomes: Mapping[str, Mapping[str, Any]], *, budget: Budget, stop_below: float
+) -> list[Task]:
+    """What is still to be trained: trials that never ended, that failed, or that a larger budget continues."""
+    found = ((trial, outcomes.get(trial.trial_id, {})) for trial in trials)
+    return [_task(trial, known, budget) for trial, known in found if not _complete(known, budget, stop_below)]
+
+
+def _complete(known: Mapping[str, Any], budget: Budget, stop_below: float) -> bool:
+    if known.get("status") == "diverged":
+        return True
+    if known.get("status") != "finished":
+        return False
+    used_up = known["steps"] >= budget.last_step(known["learning_rate"])
+    return used_up or known["scaled_grad_norm_sq"] <= stop_below
+
+
+def _task(trial: Trial, known: Mapping[str, Any], budget: Budget) -> Task:
+    """Continue from the checkpoint, unless there is none or it is already past the budget."""
+    rate = known.get("learning_rate")
+    limit = budget.steps if rate is None else budget.last_step(rate)
+    if known.get("checkpoint") is None or known["steps"] > limit:
+        return Task(trial_id=trial.trial_id, settings=trial.settings)
+    seconds = known.get("wall_seconds") or 0.0
+    return Task(
+        trial_id=trial.trial_id,
+        settings=trial.settings,
+        checkpoint=known["checkpoint"],
+        step=known["steps"],
+        seconds=seconds,
+    )

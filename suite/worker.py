@@ -15,27 +15,16 @@ from typing import Any
 import torch
 
 from suite.commits import Address, Commit, attempt_folder, decode_state, encode
-from suite.experiment import Budget, TrialSettings
+from suite.experiment import Budget
 from suite.storage import Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.lane import tower_specs
 from suite.training.loop import Job, Loop, Outcome, num_parameters
+from suite.trials import Task
 
 COMMIT_SECONDS = 20.0
 """Least time between two commits; also at least 20 times what the last one took."""
 PROGRESS_SECONDS = 0.5
-DESCENT_REGIME_SHARE = 0.01
-"""A trial is in the descent regime if at most this share of its steps violates descent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A trial to train, from its start or from the state in an object of the results folder."""
-
-    trial_id: str
-    settings: TrialSettings
-    checkpoint: str | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +135,7 @@ class Attempt:
     def _outcome_row(self, outcome: Outcome) -> Row:
         order, row = self._order, dict(outcome.row)
         settings = next(task.settings for task in order.tasks if task.trial_id == outcome.trial_id)
-        scaled, share = row.get("scaled_grad_norm_sq"), row.get("violating_share")
-        finished = row["status"] == "finished"
         derived = {
-            "stationary": bool(finished and scaled is not None and scaled <= order.stationary_below),
-            "descent_regime": bool(finished and share is not None and share <= DESCENT_REGIME_SHARE),
             "num_parameters": num_parameters(tower_specs(settings)),
             "started_at": _utc(row.pop("started_ms", None)),
             "ended_at": _utc(row.pop("ended_ms", None)),

@@ -7,7 +7,6 @@ to the bit, for the same S, hardware, thread count and library versions.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
@@ -40,13 +39,6 @@ def tower_specs(settings: TrialSettings) -> list[TowerSpec]:
         )
         for index, name in enumerate(TOWERS)
     ]
-
-
-def last_step(budget: Budget, eta: float) -> int:
-    """The step at which a budget of steps or of time = eta * step is used up, whichever comes first."""
-    if budget.time is None:
-        return budget.steps
-    return max(1, min(budget.steps, math.ceil(budget.time / eta - 1e-9)))
 
 
 class Lane:
@@ -104,9 +96,9 @@ class Lane:
             eta, step = float(state["eta"]), int(state["step"])
             self._restore(slot, state)
         self.eta[slot], self.step[slot] = eta, step
-        self._last_step[slot] = last_step(self._budget, eta)
+        self._last_step[slot] = self._budget.last_step(eta)
         self.active[slot], self._moving[slot], self._counted[slot] = True, False, state is None
-        return eta, step, last_step(self._budget, eta)
+        return eta, step, self._budget.last_step(eta)
 
     @torch.no_grad()
     def _restore(self, slot: int, state: State) -> None:
@@ -187,8 +179,8 @@ class Lane:
             "running_min_scaled_grad_norm_sq": running.running_min,
             "running_mean_scaled_grad_norm_sq": running.total / running.num_evaluations,
             "running_max_scaled_grad_norm_sq": running.running_max,
-            "violating_share": running.num_violations / transitions,
-            "checkable_share": running.num_checkable / transitions,
+            "violating_share": running.num_violations.double() / transitions,
+            "checkable_share": running.num_checkable.double() / transitions,
             "displacement": displacement,
             "relative_displacement": displacement / scale,
             "grad_norm_sq_query": self._layer_norms_sq[:depth].sum(0),

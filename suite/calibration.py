@@ -1,0 +1,101 @@
+"""How many slots to stack for a shape of trial, and what a step then costs: measured, because it depends on caches.
+
+A result is kept per machine, so that the same shape gets the same slots, and with them identical bits, every time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from suite.experiment import Budget, TrialSettings
+from suite.lanes import CANDIDATE_SLOTS, Cost
+from suite.storage import Folder
+from suite.training.lane import Lane, tower_specs
+from suite.training.loop import slot_bytes
+from suite.worker import machine
+
+MEASURE_SECONDS = 0.15
+"""Time given to each candidate number of slots."""
+WORTHWHILE = 0.93
+"""A larger stack must bring the time per trial-step below this share of the best so far."""
+MEMORY_SHARE = 0.5
+"""Share of memory a lane may plan with."""
+
+
+def measure(settings: TrialSettings, *, num_trials: int, threads: int, device: str) -> Cost:
+    """The cheapest number of slots for trials of this shape, at most `num_trials`; stops at the first that is worse."""
+    torch.set_num_threads(threads)
+    limit = _memory_bytes(device) * MEMORY_SHARE
+    each = slot_bytes(tower_specs(settings), samples=settings.data.samples, itemsize=8)
+    best: Cost | None = None
+    for slots in CANDIDATE_SLOTS:
+        if best is not None and (slots > num_trials or slots * each > limit):
+            break
+        seconds = _seconds_per_step(settings, slots=slots, device=device)
+        if best is not None and seconds > WORTHWHILE * best.seconds_per_step:
+            break
+        best = Cost(slots, seconds)
+    assert best is not None
+    return best
+
+
+def _seconds_per_step(settings: TrialSettings, *, slots: int, device: str) -> float:
+    """Wall seconds of one step of one trial when `slots` are stacked: the best of a few short stretches."""
+    budget = Budget(steps=10**9)
+    lane = Lane(settings, slots=slots, budget=budget, stop_below=0, device=torch.device(device))
+    for slot in range(slots):
+        lane.fill(slot, settings)
+    lane.advance(2)
+    length, best, until = 2, float("inf"), time.perf_counter() + MEASURE_SECONDS
+    while True:
+        began = time.perf_counter()
+        lane.advance(length)
+        lane.active.tolist()  # waits for a device that works ahead
+        took = time.perf_counter() - began
+        best = min(best, took / (length * slots))
+        if time.perf_counter() > until:
+            return best
+        length = min(32, 2 * length)
+
+
+def _memory_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class Cache:
+    """Costs measured earlier on this machine, in the user's cache folder; a damaged file counts as empty."""
+
+    def __init__(self, *, device: str, threads: int) -> None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._folder = Folder(base / "stillpoint")
+        found = machine(device)
+        self._prefix = f"{found['hardware']}|{found['torch_version']}|{threads}|{device}|"
+
+    def read(self) -> dict[str, Cost]:
+        """Cost by shape key."""
+        stored = self._all()
+        mine = {key: value for key, value in stored.items() if key.startswith(self._prefix)}
+        return {key.removeprefix(self._prefix): Cost(**value) for key, value in mine.items()}
+
+    def add(self, costs: Mapping[str, Cost]) -> None:
+        """Keep these too; a folder that cannot be written is no reason to stop."""
+        stored = self._all() | {self._prefix + key: asdict(cost) for key, cost in costs.items()}
+        with suppress(OSError):
+            self._folder.write("calibration.json", json.dumps(stored, indent=0).encode())
+
+    def _all(self) -> dict[str, dict[str, float]]:
+        with suppress(OSError, ValueError):
+            stored = json.loads(self._folder.read("calibration.json"))
+            if isinstance(stored, dict):
+                return stored
+        return {}

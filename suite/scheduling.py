@@ -1,0 +1,229 @@
+"""Ray: a task per lane. The driver alone retries, so that it knows every attempt; committed objects are the truth."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+from suite.lanes import Cost
+from suite.storage import Folder
+from suite.trials import Task
+from suite.worker import Attempt, Order, Progress
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 15.0
+"""How long lanes are waited for after they were told to stop."""
+
+
+class ClusterError(RuntimeError):
+    """Ray cannot be reached or cannot give what is asked for."""
+
+
+class Sink(Protocol):
+    """What the driver does with news from lanes."""
+
+    def committed(self, name: str) -> None:
+        """An object is there, in the order in which its lane wrote it."""
+
+    def progressed(self, progress: Progress) -> None:
+        """A lane is at work; a hint."""
+
+    def known_steps(self, task: Task) -> tuple[bool, str | None, int, float]:
+        """Whether the trial has ended, its newest checkpoint, the step that is at, and its wall seconds."""
+
+    def failed(self, trial_id: str, error: str, log_path: str | None) -> None:
+        """A trial that cannot be trained."""
+
+    def given_up(self, attempt_folder: str) -> None:
+        """Nothing that this attempt still writes counts."""
+
+
+@contextmanager
+def connected(address: str | None, *, cpus: int) -> Iterator[int]:
+    """Ray, local or at an address, as long as the block lasts; gives the number of workers of `cpus` cores.
+
+    Raises:
+        ClusterError: no cluster at the address, or the address needs a client that streams.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise ClusterError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+    try:
+        ray.init(
+            address or "local",
+            configure_logging=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **(local if address is None else {}),
+        )
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray at {address or 'this machine'}: {error}") from None
+    try:
+        yield max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
+    finally:
+        ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where lanes leave what is new; the driver takes it."""
+
+    def __init__(self) -> None:
+        self._news: list[Progress] = []
+
+    def post(self, progress: Progress) -> None:
+        """Add to the news."""
+        self._news.append(progress)
+
+    def take(self) -> list[Progress]:
+        """All news since the last call."""
+        news, self._news = self._news, []
+        return news
+
+
+@ray.remote(max_calls=0, max_retries=0)
+def _train(order: Order, board: Any) -> list[str]:
+    """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
+    try:
+        attempt = Attempt(order, report=board.post.remote, stopping=lambda: bool(told))
+        return attempt.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@ray.remote(max_calls=0, max_retries=0)
+def _measure(arguments: dict[str, Any]) -> Cost:
+    from suite.calibration import measure
+
+    settings = arguments.pop("settings")
+    return measure(settings, **arguments)
+
+
+def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) -> dict[str, Cost]:
+    """Cost by shape key, each measured in a task with the resources that its lanes will have."""
+    task = _measure.options(num_cpus=cpus, num_gpus=gpus)
+    return dict(zip(requests, ray.get([task.remote(arguments) for arguments in requests.values()]), strict=True))
+
+
+@dataclass
+class _Running:
+    order: Order
+    last_commit: int = 0
+
+
+class Scheduler:
+    """Runs orders to their end, retrying what dies and splitting what does not get on."""
+
+    def __init__(self, folder: Folder, sink: Sink, *, cpus: int, gpus: float, tick: Callable[[], bool]) -> None:
+        self._folder, self._sink, self._tick = folder, sink, tick
+        self._task = _train.options(num_cpus=cpus, num_gpus=gpus)
+        self._board = Board.remote()
+        self._running: dict[Any, _Running] = {}
+        self._taken: set[str] = set()
+
+    def run(self, orders: list[Order]) -> bool:
+        """Train all; False if told to stop before the end. `tick` is called twice a second, and False stops."""
+        for order in orders:
+            self._start(order)
+        news = self._board.take.remote()
+        while self._running:
+            ready, _ = ray.wait([*self._running, news], num_returns=1, timeout=POLL_SECONDS)
+            if news in ready:
+                self._hear(news)
+                time.sleep(POLL_SECONDS / 4)
+                news = self._board.take.remote()
+            for reference in ready:
+                if reference in self._running:
+                    self._end(reference)
+            if not self._tick():
+                self._stop()
+                return False
+        return True
+
+    def _start(self, order: Order) -> None:
+        self._running[self._task.remote(order, self._board)] = _Running(order)
+
+    def _hear(self, news: Any) -> None:
+        for progress in ray.get(news):
+            current = {(r.order.lane, r.order.attempt) for r in self._running.values()}
+            if (progress.lane, progress.attempt) in current:
+                self._take(progress.commits)
+                self._sink.progressed(progress)
+
+    def _take(self, names: list[str]) -> None:
+        for name in names:
+            if name not in self._taken:
+                self._taken.add(name)
+                self._sink.committed(name)
+
+    def _end(self, reference: Any) -> None:
+        """A lane returned or died: its folder says what it did, and what is left is tried again."""
+        order = self._running.pop(reference).order
+        error = _cause(reference)
+        before = {task.trial_id: task.step for task in order.tasks}
+        accepted = self._folder.list(order.folder)
+        self._take([name for name in accepted if name.endswith(".zip")])
+        if error is None:
+            return
+        left = [task for task in map(self._refreshed, order.tasks) if task is not None]
+        advanced = len(left) < len(order.tasks) or any(task.step > before[task.trial_id] for task in left)
+        self._sink.given_up(order.folder)
+        if not left:
+            return
+        if not advanced and len(left) == 1:
+            self._sink.failed(left[0].trial_id, error, None)
+            return
+        halves = [left] if advanced else [left[: len(left) // 2], left[len(left) // 2 :]]
+        for index, tasks in enumerate(halves):
+            lane = order.lane if len(halves) == 1 else f"{order.lane}.{index}"
+            attempt = order.attempt + 1
+            follower = {"lane": lane, "attempt": attempt, "tasks": tasks}
+            self._start(replace(order, **follower, accepted=accepted, predecessor=order.folder))
+
+    def _refreshed(self, task: Task) -> Task | None:
+        ended, checkpoint, step, seconds = self._sink.known_steps(task)
+        return None if ended else replace(task, checkpoint=checkpoint, step=step, seconds=seconds)
+
+    def _stop(self) -> None:
+        """Tell every lane to commit and return, wait for those that do, and list what they wrote."""
+        for reference in self._running:
+            ray.cancel(reference, force=False)
+        ray.wait(list(self._running), num_returns=len(self._running), timeout=STOP_SECONDS)
+        for running in self._running.values():
+            self._take([n for n in self._folder.list(running.order.folder) if n.endswith(".zip")])
+
+
+def _cause(reference: Any) -> str | None:
+    """Why a task did not return, in words; None if it did."""
+    try:
+        ray.get(reference)
+    except TaskCancelledError:
+        return "the task was cancelled"
+    except RayTaskError as error:
+        return f"{type(error.cause).__name__}: {error.cause}" if error.cause else str(error).splitlines()[-1]
+    except RayError as error:
+        return f"the worker died ({type(error).__name__}): {next(iter(str(error).splitlines()), '')}"
+    return None
+
+
+def ray_version() -> str:
+    """For the trial table."""
+    return str(ray.__version__)
+
+
+def quiet_shutdown() -> None:
+    """End Ray however far it got."""
+    with suppress(Exception):
+        ray.shutdown()
