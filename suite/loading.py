@@ -1,0 +1,359 @@
+"""From a YAML file, a profile and overrides to an Experiment; every problem is told with its place."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from suite.axes import AxisError, axis_values
+from suite.experiment import Experiment, TrialSettings
+from suite.registry import Registry
+from suite.trials import cells, expand
+from suite.yaml_source import ExperimentError, Path_, YamlSource, parse_value, read_yaml
+
+MOST_TRIALS = 1_000_000
+
+
+def load_experiment(path: str | Path, *, overrides: Sequence[str] = (), profile: str | None = None) -> Experiment:
+    """The experiment of a YAML file.
+
+    `overrides` are `a.b=value`, the value in YAML; one on a swept key replaces its axis. `profile` applies the
+    file's overrides of that name first, and appends itself to the experiment's name.
+
+    Raises:
+        ExperimentError: all problems found, one per line, each with file:line, what was given and what is allowed.
+    """
+    source = read_yaml(path)
+    places: dict[Path_, str] = {}
+    if profile is not None:
+        _apply_profile(source, profile, places)
+    for override in overrides:
+        key, value = _parse_override(override)
+        _set(source.data, key, value, source, places, f"--set {override}")
+    return _Validation(source, places).experiment()
+
+
+def _apply_profile(source: YamlSource, profile: str, places: dict[Path_, str]) -> None:
+    profiles = source.data.get("profiles")
+    known = list(profiles) if isinstance(profiles, dict) else []
+    if profile not in known:
+        raise ExperimentError(f"--profile {profile}: {source.file} has {_listed(known, 'no profiles')}")
+    assert isinstance(profiles, dict)
+    for path, value in _leaves(profiles[profile] or {}):
+        lines = source.place(("profiles", profile, *path))
+        key = ".".join(path)
+        _set(source.data, key.removeprefix("sweep."), value, source, places, lines, axis=path[0] == "sweep")
+    source.data["name"] = f"{source.data.get('name')}-{profile}"
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
+    generated = isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("range", "log2", "geometric")
+    if isinstance(value, dict) and not generated:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield path, value
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ExperimentError(f"--set {override}: write KEY=VALUE, such as --set encoder.width=64")
+    try:
+        return key.strip(), parse_value(text)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"--set {override}: the value is not YAML: {error}".splitlines()[0]) from None
+
+
+def _set(
+    data: dict[str, Any],
+    key: str,
+    value: Any,
+    source: YamlSource,
+    places: dict[Path_, str],
+    place: str,
+    *,
+    axis: bool = False,
+) -> None:
+    """Put an override where it belongs: it replaces an axis, adds one, or sets a value."""
+    sweep = data.get("sweep")
+    sweep = data["sweep"] = dict(sweep) if isinstance(sweep, dict) else {}
+    swept = key in sweep
+    sweep.pop(key, None)
+    swept = _drop_from_zip(sweep, key) or swept
+    is_axis = (
+        axis
+        or (isinstance(value, list) and key not in ("epsilons", "laws", "predictions"))
+        or _is_generator(value, key)
+    )
+    if is_axis:
+        sweep[key] = value
+        places[("sweep", key)] = place
+        return
+    path: Path_ = tuple(key.removeprefix("sweep.").split("."))
+    inner: Any = data
+    for part in path[:-1]:
+        present = inner.get(part)
+        inner[part] = (
+            dict(present) if isinstance(present, dict) else {"name": present} if isinstance(present, str) else {}
+        )
+        inner = inner[part]
+    inner[path[-1]] = value
+    places[path] = place
+
+
+def _is_generator(value: Any, key: str) -> bool:
+    kinds = ("range", "log2", "geometric")
+    return key != "epsilons" and isinstance(value, dict) and len(value) == 1 and next(iter(value)) in kinds
+
+
+def _drop_from_zip(sweep: dict[str, Any], key: str) -> bool:
+    groups = sweep.get("zip")
+    if not isinstance(groups, list) or not any(isinstance(g, dict) and key in g for g in groups):
+        return False
+    left = [{k: v for k, v in g.items() if k != key} if isinstance(g, dict) else g for g in groups]
+    sweep["zip"] = [group for group in left if group]
+    if not sweep["zip"]:
+        del sweep["zip"]
+    return True
+
+
+class _Validation:
+    """Checks one source and gathers its problems."""
+
+    def __init__(self, source: YamlSource, places: dict[Path_, str]) -> None:
+        self._source, self._places = source, places
+        self._problems: list[str] = []
+
+    def experiment(self) -> Experiment:
+        """The experiment, or all problems at once."""
+        data = dict(self._source.data)
+        data["sweep"] = self._sweep(data.get("sweep"))
+        experiment = None
+        try:
+            experiment = Experiment.model_validate(data, strict=False)
+        except ValidationError as error:
+            self._note(error, ())
+        if self._problems or experiment is None:
+            raise ExperimentError("\n".join(dict.fromkeys(self._problems)))
+        self._check_cells(experiment)
+        if self._problems:
+            raise ExperimentError("\n".join(dict.fromkeys(self._problems)))
+        return experiment
+
+    def _say(self, path: Path_, words: str) -> None:
+        place = next((self._places[path[:k]] for k in range(len(path), 0, -1) if path[:k] in self._places), None)
+        self._problems.append(f"{place or self._source.place(path)}: {words}")
+
+    def _sweep(self, sweep: Any) -> dict[str, Any]:
+        """Every axis as a list of values."""
+        if sweep is None:
+            return {}
+        if not isinstance(sweep, dict):
+            self._say(("sweep",), f"sweep: got {sweep!r}; write a mapping of setting paths to axes")
+            return {}
+        resolved: dict[str, Any] = {}
+        for key, form in sweep.items():
+            if key == "zip":
+                resolved["zip"] = self._zip(form, set(sweep))
+            elif self._sweepable(("sweep", key), str(key)):
+                resolved[str(key)] = self._axis(("sweep", key), str(key), form)
+        return resolved
+
+    def _zip(self, groups: Any, taken: set[str]) -> list[dict[str, list[Any]]]:
+        if not isinstance(groups, list) or not all(isinstance(group, dict) and group for group in groups):
+            self._say(
+                ("sweep", "zip"),
+                "zip: write a list of groups, such as [{encoder.width: [32, 64], data.samples: [16, 32]}]",
+            )
+            return []
+        resolved = []
+        for index, group in enumerate(groups):
+            place: Path_ = ("sweep", "zip", index)
+            for key in set(group) & taken:
+                self._say((*place, key), f"{key} is swept twice; keep one of its axes")
+            taken |= set(group)
+            axes = {
+                key: self._axis((*place, key), key, form)
+                for key, form in group.items()
+                if self._sweepable((*place, key), key)
+            }
+            lengths = {key: len(values) for key, values in axes.items()}
+            if len(set(lengths.values())) > 1:
+                self._say(place, f"axes that move together need equal lengths; got {lengths}")
+            else:
+                resolved.append(axes)
+        return resolved
+
+    def _sweepable(self, place: Path_, key: str) -> bool:
+        known = setting_paths()
+        if key in known:
+            return True
+        if key.partition(".")[0] in set(Experiment.model_fields) - set(TrialSettings.model_fields):
+            words = f"{key} cannot be swept: it does not determine a trial's numbers; use --set or a profile"
+        else:
+            words = f"unknown setting {key!r} in sweep{_nearest(key, known)}"
+        self._say(place, words)
+        return False
+
+    def _axis(self, place: Path_, key: str, form: Any) -> list[Any]:
+        try:
+            values = axis_values(form)
+        except AxisError as error:
+            self._say(place, f"{key}: {error}")
+            return []
+        whole = setting_paths().get(key) is int and not isinstance(form, list)
+        rounded = [round(value) if whole and isinstance(value, float) else value for value in values]
+        return list(dict.fromkeys(rounded)) if whole else rounded
+
+    def _check_cells(self, experiment: Experiment) -> None:
+        """Every value of every axis by itself, for its own line; then the whole grid."""
+        count = math.prod([len(v) for k, v in experiment.sweep.items() if k != "zip"])
+        count *= math.prod([len(next(iter(g.values()))) for g in experiment.sweep.get("zip", [])])
+        if count > MOST_TRIALS:
+            self._say(
+                ("sweep",), f"the sweep has {count:,} trials, and at most {MOST_TRIALS:,} are allowed; shorten an axis"
+            )
+            return
+        first = next(cells(experiment.sweep))
+        for place, key, index, value in self._single_values(experiment.sweep):
+            try:
+                expand(experiment.model_copy(update={"sweep": {k: [v] for k, v in {**first, key: value}.items()}}))
+            except ValidationError as error:
+                self._note(error, (*place, index))
+        if self._problems:
+            return
+        try:
+            expand(experiment)
+        except ValidationError as error:
+            self._note(error, ("sweep",))
+
+    def _single_values(self, sweep: dict[str, Any]) -> Iterable[tuple[Path_, str, int, Any]]:
+        for key, values in sweep.items():
+            groups = values if key == "zip" else [{key: values}]
+            for number, group in enumerate(groups):
+                for path, items in group.items():
+                    place: Path_ = ("sweep", "zip", number, path) if key == "zip" else ("sweep", path)
+                    yield from ((place, path, index, item) for index, item in enumerate(items))
+
+    def _note(self, error: ValidationError, swept: Path_) -> None:
+        for problem in error.errors(include_url=False):
+            path = _yaml_path(problem["loc"], self._source.data)
+            words = _words(problem, path)
+            self._say(swept or path, words)
+
+
+def _yaml_path(loc: tuple[int | str, ...], data: Any) -> Path_:
+    """pydantic's location without the names of union members it inserts."""
+    path: list[str | int] = []
+    model: Any = data
+    names = _registered_names()
+    for part in loc:
+        here = model.get(part, _ABSENT) if isinstance(model, dict) else _ABSENT
+        if isinstance(model, list) and isinstance(part, int) and part < len(model):
+            here = model[part]
+        if here is _ABSENT and part in names and isinstance(model, dict | str) and part != loc[-1]:
+            continue
+        path.append(part)
+        model = here
+    return tuple(path)
+
+
+_ABSENT = object()
+
+
+def _registered_names() -> set[str]:
+    return {name for registry in _registries().values() for name in registry}
+
+
+def _words(problem: Any, path: Path_) -> str:
+    key = ".".join(str(part) for part in path)
+    given = problem.get("input")
+    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        return f"unknown key {key!r}{_nearest(str(path[-1]), known)}"
+    if kind == "missing":
+        return f"{key} is missing; add it"
+    if kind.startswith("union_tag"):
+        return _tag_words(key, problem)
+    if kind == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: got {given!r}; {message[0].lower()}{message[1:]}"
+
+
+def _tag_words(key: str, problem: Any) -> str:
+    context = problem.get("ctx", {})
+    tag = context.get("discriminator", "name").strip("'")
+    known = list(_registries().get(key.split(".")[-1], ()))
+    if "tag" in context:
+        return f"{key}: unknown {tag} {context['tag']!r}{_nearest(context['tag'], known)}"
+    return f"{key}: got {problem.get('input')!r}, without its {tag!r}; add one of {', '.join(known)}"
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(known)}" if len(known) <= 40 else hint
+
+
+def _listed(names: list[str], none: str) -> str:
+    return f"the profiles {', '.join(names)}" if names else none
+
+
+def setting_paths() -> dict[str, Any]:
+    """Every path of a trial's settings that a sweep may vary, with its type."""
+    return dict(_paths(TrialSettings, ""))
+
+
+def _paths(model: type[BaseModel], prefix: str) -> Iterable[tuple[str, Any]]:
+    for name, spec in model.model_fields.items():
+        path = f"{prefix}{name}"
+        yield path, spec.annotation
+        for inner in _models(spec.annotation, spec.metadata):
+            yield from _paths(inner, f"{path}.")
+
+
+def _models(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[BaseModel]]:
+    """Settings classes a field may hold."""
+    for mark in metadata:
+        if isinstance(mark, Registry):
+            return [mark[name] for name in mark]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0], get_args(annotation)[1:])
+    if get_origin(annotation) in (Union, UnionType, list, tuple):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def _registries() -> dict[str, Registry[Any]]:
+    """Registries by the name of the field that they choose for."""
+    found: dict[str, Registry[Any]] = {}
+
+    def collect(model: type[BaseModel]) -> None:
+        for name, spec in model.model_fields.items():
+            found.update({name: mark for mark in spec.metadata if isinstance(mark, Registry)})
+            for inner in _models(spec.annotation, spec.metadata):
+                collect(inner)
+
+    collect(TrialSettings)
+    return found
+
+
+def _known_keys(path: Path_) -> set[str]:
+    """Keys allowed in the mapping at a path, over all choices it may be."""
+    models: list[type[BaseModel]] = [Experiment]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        fields = [model.model_fields[str(part)] for model in models if part in model.model_fields]
+        models = [inner for field in fields for inner in _models(field.annotation, field.metadata)]
+    return {name for model in models for name in model.model_fields}

@@ -1,0 +1,570 @@
+"""MLflow: one writer in a background thread mirrors what is committed on disk, and delivering it again changes nothing.
+
+The parent run is the sweep, a child run is a trial. Both are found by their tags before they are created; a metric
+point is written once per step; params are written once. The results folder stays the truth: when MLflow is away or
+refuses, training goes on, and the next run of the same command delivers what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TrialStatus = Literal["running", "finished", "diverged", "timeout", "failed", "pending"]
+
+MAX_POINTS = 100
+"""Metric points of one child run, over its whole life; whole curves are in records.parquet."""
+CURVES = ("loss", "scaled_grad_norm_sq", "running_min_scaled_grad_norm_sq")
+"""The columns of records.parquet that are drawn in MLflow."""
+POINTS_PER_DECADE = 3
+
+MLFLOW_STATUS: Mapping[str, str] = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "diverged": "FINISHED",
+    "failed": "FAILED",
+    "timeout": "KILLED",
+    "pending": "KILLED",
+    "interrupted": "KILLED",
+}
+
+MAX_PARAMS_PER_BATCH = 100
+MAX_VALUE_LENGTH = 5000
+RUNS_PER_PAGE = 1000
+GATHER_SECONDS = 0.5
+ATTEMPTS_WHEN_CLOSING = 3
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+
+# A request repeated inside the HTTP layer could create a run twice when only the answer was lost, so it is this
+# module that repeats, after it has looked the runs up again.
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the parent run shows."""
+
+    sweep_id: str
+    name: str
+    """Name of the MLflow experiment and of the parent run."""
+    description: str
+    axes: tuple[str, ...]
+    """Full paths of the swept settings."""
+    experiment_yaml: str
+
+
+@dataclass(frozen=True)
+class TrialUpdate:
+    """What is known of one trial: everything since the last update, or any superset of it."""
+
+    trial_id: str
+    name: str
+    params: Mapping[str, Any]
+    """Every resolved setting by its full path; None is left out."""
+    status: TrialStatus
+    error: str | None = None
+    records: Iterable[Mapping[str, Any]] = ()
+    """Rows with the columns of records.parquet: step, timestamp_ms, final and the curves."""
+    summary: Mapping[str, float | bool | None] = field(default_factory=dict)
+    """Numbers at the end of the trial, the most useful first; empty while it runs."""
+    summary_step: int = 0
+    summary_timestamp_ms: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Code version, hardware and the like."""
+    started_ms: int | None = None
+    ended_ms: int | None = None
+
+
+def default_tracking_uri(results_dir: Path | str) -> str:
+    """The SQLite database of a results folder, by its absolute path."""
+    return f"sqlite:///{Path(results_dir).resolve() / 'mlflow.db'}"
+
+
+def redacted(text: str) -> str:
+    """The text with the passwords of its URLs hidden."""
+    text = re.sub(r"://([^:/@\s]*):\S*@", r"://\1:***@", text)
+    return re.sub(r"(?i)(password|passwd|pwd|token|secret)=[^&\s]+", r"\1=***", text)
+
+
+def is_browsable(step: int, records_per_decade: int) -> bool:
+    """Whether MLflow shows this step: 0 and about three steps of the records grid per decade.
+
+    Depends on nothing else, so an extended or repeated trial chooses the same steps.
+    """
+    if step <= 0:
+        return step == 0
+    nearest = round(POINTS_PER_DECADE * math.log10(step))
+    return any(step == _browsable_step(j, records_per_decade) for j in (nearest - 1, nearest, nearest + 1))
+
+
+def _browsable_step(j: int, records_per_decade: int) -> int:
+    return round(10 ** (round(j * records_per_decade / POINTS_PER_DECADE) / records_per_decade))
+
+
+class Tracker:
+    """Mirrors committed results into MLflow from a background thread; no call but `close` ever waits for it.
+
+    Use as a context manager, or call `close`. Nothing is raised for MLflow's sake: look at `problem`.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        sweep: Sweep,
+        artifact_root: Path,
+        *,
+        retry_seconds: float = 1.0,
+        retry_seconds_max: float = 60.0,
+    ) -> None:
+        self._uri, self._sweep, self._artifact_root = tracking_uri, sweep, artifact_root
+        self._retry_seconds, self._retry_seconds_max = retry_seconds, retry_seconds_max
+        self._changed = threading.Condition()
+        self._backlog: dict[str, TrialUpdate] = {}
+        self._ending: _Ending | None = None
+        self._refused: dict[str, str] = {}
+        self._trouble: str | None = None
+        self._closing = self._abandoned = False
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def deliver(self, updates: Iterable[TrialUpdate]) -> None:
+        """Queue the updates; those of one trial are merged while they wait."""
+        with self._changed:
+            for update in updates:
+                waiting = self._backlog.get(update.trial_id)
+                self._backlog[update.trial_id] = merged(waiting, update) if waiting else update
+            self._changed.notify_all()
+
+    def finish(
+        self,
+        artifacts: Iterable[Path],
+        sweep_status: str,
+        sweep_metrics: Mapping[str, float | None],
+        description: str | None = None,
+    ) -> None:
+        """Queue the end of the sweep, after all updates: files and folders onto the parent run, then its status."""
+        with self._changed:
+            self._ending = _Ending(tuple(artifacts), sweep_status, dict(sweep_metrics), description)
+            self._changed.notify_all()
+
+    def pending(self) -> int:
+        """Updates not yet in MLflow, the end of the sweep counted as one."""
+        with self._changed:
+            return len(self._backlog) + (self._ending is not None)
+
+    @property
+    def problem(self) -> str | None:
+        """One sentence on what is not in MLflow and what to do, without passwords; None when all is well."""
+        with self._changed:
+            missing = len(self._backlog) + len(self._refused)
+            where = f"MLflow at {redacted(self._uri)}"
+            if self._trouble:
+                return (
+                    f"{where} {self._trouble}; {_trials(missing)} not in it yet, but the results folder is complete "
+                    "and running the same command again delivers them."
+                )
+            if self._refused:
+                trial_id, reason = next(iter(self._refused.items()))
+                return (
+                    f"{where} refused {_trials(missing)}, such as {trial_id} ({reason}); the results folder has them."
+                )
+            return None
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Deliver what is left, for at most `timeout` seconds; give up earlier when MLflow is away."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        with self._changed:
+            self._abandoned = True
+            if self._thread.is_alive() and not self._trouble:
+                self._trouble = f"took longer than {timeout:g} s"
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        failures, mirror = 0, None
+        while not self._abandoned:
+            job: TrialUpdate | _Ending | None = None
+            try:
+                mirror = mirror or _Mirror.opened(self._uri, self._sweep, self._artifact_root)
+                self._trouble = None
+                job = self._next_job()
+                if job is None:
+                    return
+                mirror.write(job)
+                self._done(job)
+                failures = 0
+            except Exception as error:
+                failures, mirror = failures + 1, None
+                if not self._recovered(job, error, failures):
+                    return
+
+    def _next_job(self) -> TrialUpdate | _Ending | None:
+        """The oldest update, then the end of the sweep; None when closing and nothing is left."""
+        with self._changed:
+            while not (self._backlog or self._ending or self._closing):
+                self._changed.wait()
+                self._changed.wait_for(lambda: self._closing or self._ending, GATHER_SECONDS)
+            return next(iter(self._backlog.values()), self._ending)
+
+    def _done(self, job: TrialUpdate | _Ending) -> None:
+        """Forget the job, unless more has come to it meanwhile."""
+        with self._changed:
+            if job is self._ending:
+                self._ending = None
+            elif isinstance(job, TrialUpdate) and self._backlog.get(job.trial_id) is job:
+                del self._backlog[job.trial_id]
+
+    def _recovered(self, job: TrialUpdate | _Ending | None, error: Exception, failures: int) -> bool:
+        """Whether to go on after a failure: a refused update is set aside the second time, anything else waits."""
+        refusal = job is not None and _is_refusal(error)
+        with self._changed:
+            if refusal and failures > 1 and isinstance(job, TrialUpdate):
+                self._refused[job.trial_id] = _reason(error)
+                self._backlog.pop(job.trial_id, None)
+                return True
+            self._trouble = f"cannot be written ({_reason(error)})"
+            if self._closing and failures >= ATTEMPTS_WHEN_CLOSING:
+                return False
+            if not refusal:
+                delay = min(self._retry_seconds * 2 ** min(failures - 1, 16), self._retry_seconds_max)
+                closing = self._closing
+                self._changed.wait_for(lambda: self._abandoned or self._closing != closing, delay)
+            return True
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """The end of a sweep."""
+
+    artifacts: tuple[Path, ...]
+    status: str
+    metrics: Mapping[str, float | None]
+    description: str | None
+
+
+@dataclass
+class _Child:
+    """What MLflow holds of one run, as far as the writer knows; `points` is None until its history is read."""
+
+    run_id: str
+    status: str
+    ended_ms: int | None
+    params: set[str]
+    tags: dict[str, str]
+    latest: dict[str, float]
+    points: set[tuple[str, int]] | None
+
+    @classmethod
+    def of(cls, run: Run) -> _Child:
+        """The run as MLflow returned it."""
+        info, data = run.info, run.data
+        points: set[tuple[str, int]] | None = None if data.metrics else set()
+        params, tags, latest = set(data.params), dict(data.tags), dict(data.metrics)
+        return cls(info.run_id, info.status, info.end_time, params, tags, latest, points)
+
+    def delivered(self) -> tuple[str, set[int]]:
+        """Outcome and steps of the updates that were written completely."""
+        outcome, _, steps = self.tags.get("delivered", "").partition(" ")
+        return outcome, {int(step) for step in steps.split(",") if step}
+
+
+class _Mirror:
+    """The sweep's runs in MLflow, and how to bring them up to date. Lives in one thread."""
+
+    def __init__(self, client: MlflowClient, sweep: Sweep, experiment_id: str, parent: Run) -> None:
+        self._client, self._sweep, self._experiment_id = client, sweep, experiment_id
+        self._parent = _Child.of(parent)
+        self._children: dict[str, _Child] = {}
+
+    @classmethod
+    def opened(cls, uri: str, sweep: Sweep, artifact_root: Path) -> _Mirror:
+        """Connect, make what is missing, and look all runs of the sweep up once."""
+        client = _client(uri)
+        experiment_id = _experiment_id(client, sweep.name, None if uri.startswith("http") else artifact_root)
+        runs = list(_runs(client, experiment_id, sweep.sweep_id))
+        parent = next((run for run in runs if run.data.tags.get("kind") == "sweep"), None)
+        mirror = cls(client, sweep, experiment_id, parent or _create_parent(client, experiment_id, sweep))
+        mirror._children = {t: _Child.of(run) for run in runs if (t := run.data.tags.get("trial_id"))}
+        return mirror
+
+    def write(self, job: TrialUpdate | _Ending) -> None:
+        """Bring one trial, or the sweep, up to date."""
+        if isinstance(job, _Ending):
+            self._end(job)
+        else:
+            self._update(job)
+
+    def _update(self, update: TrialUpdate) -> None:
+        rows = browsable_rows(update)
+        child = self._children.get(update.trial_id)
+        if child is None:
+            self._resume_parent()
+            child = self._children[update.trial_id] = self._create(update)
+        elif _is_late(update, child.ended_ms if child.status != "RUNNING" else None):
+            update = replace(update, status=child.tags["status"], error=child.tags.get("error"), summary={})  # type: ignore[arg-type]
+        outcome, steps = child.delivered()
+        if outcome == _outcome(update) and rows.keys() <= steps:
+            return
+        self._resume_parent()
+        self._set_status(child, update)
+        self._log(child, update, rows)
+
+    def _create(self, update: TrialUpdate) -> _Child:
+        tags = {**update.tags, "kind": "trial", "sweep": self._sweep.sweep_id, "trial_id": update.trial_id}
+        tags |= {"axes": ", ".join(self._sweep.axes), "status": update.status}
+        tags = _shortened(tags) | {"mlflow.parentRunId": self._parent.run_id}
+        started = update.started_ms or _now_ms()
+        return _Child.of(self._client.create_run(self._experiment_id, started, tags, update.name))
+
+    def _resume_parent(self) -> None:
+        if self._parent.status != "RUNNING":
+            self._client.update_run(self._parent.run_id, status="RUNNING")
+            self._parent.status = "RUNNING"
+
+    def _set_status(self, child: _Child, update: TrialUpdate) -> None:
+        status = MLFLOW_STATUS[update.status]
+        ended = update.ended_ms or update.summary_timestamp_ms or child.ended_ms or _now_ms()
+        if status == "RUNNING" and child.status != status:
+            self._client.update_run(child.run_id, status=status)
+        elif status != "RUNNING" and (child.status, child.ended_ms) != (status, ended):
+            self._client.set_terminated(child.run_id, status, ended)
+            child.ended_ms = ended
+        child.status = status
+
+    def _log(self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]]) -> None:
+        """Everything new in one call; the tag `delivered` comes last, so it never promises too much."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        points, complete = self._new_points(child, update, rows)
+        params = {k: _short(v) for k, v in update.params.items() if v is not None and k not in child.params}
+        tags = self._new_tags(child, update, rows, complete)
+        batch = [Param(key, value) for key, value in params.items()]
+        while len(batch) > MAX_PARAMS_PER_BATCH:
+            self._client.log_batch(child.run_id, params=batch[:MAX_PARAMS_PER_BATCH])
+            batch = batch[MAX_PARAMS_PER_BATCH:]
+        metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
+        self._client.log_batch(child.run_id, metrics, batch, [RunTag(key, value) for key, value in tags.items()])
+        assert child.points is not None
+        child.points |= {(p.key, p.step) for p in points}
+        child.latest |= {p.key: p.value for p in points}
+        child.params |= params.keys()
+        child.tags |= tags
+
+    def _new_points(
+        self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]]
+    ) -> tuple[list[Point], bool]:
+        """The points MLflow does not hold yet, and whether there was room for all of them.
+
+        The summary goes first, then the last record, because what has no room is left out.
+        """
+        if child.points is None:
+            keys = child.latest
+            child.points = {(key, m.step) for key in keys for m in self._client.get_metric_history(child.run_id, key)}
+        wanted = [p for p in summary_points(update) if child.latest.get(p.key) != p.value]
+        for row in sorted(rows.values(), key=lambda row: not row["final"]):
+            wanted += curve_points(row)
+        new = {(p.key, p.step): p for p in reversed(wanted) if (p.key, p.step) not in child.points}
+        points = list(reversed(new.values()))
+        room = max(MAX_POINTS - len(child.points), 0)
+        return points[:room], len(points) <= room
+
+    def _new_tags(
+        self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]], complete: bool
+    ) -> dict[str, str]:
+        steps = sorted(child.delivered()[1] | rows.keys())
+        tags = {**update.tags, "status": update.status}
+        if update.error or child.tags.get("error"):
+            tags["error"] = update.error or ""
+        if not complete:
+            tags["incomplete"] = f"{MAX_POINTS} metric points are reached, the results folder has all numbers"
+        tags = _shortened(tags) | {"delivered": f"{_outcome(update)} {','.join(map(str, steps))}"}
+        return {key: value for key, value in tags.items() if child.tags.get(key) != value}
+
+    def _end(self, ending: _Ending) -> None:
+        run_id, client = self._parent.run_id, self._client
+        client.log_text(run_id, self._sweep.experiment_yaml, "experiment.yaml")
+        for path in ending.artifacts:
+            if path.is_dir():
+                client.log_artifacts(run_id, str(path), path.name)
+            elif path.exists():
+                client.log_artifact(run_id, str(path), "tables" if path.suffix == ".parquet" else None)
+        for key, value in ending.metrics.items():
+            if value is not None and math.isfinite(value) and self._parent.latest.get(key) != float(value):
+                client.log_metric(run_id, key, float(value), step=0)
+                self._parent.latest[key] = float(value)
+        if ending.description is not None:
+            client.set_tag(run_id, "mlflow.note.content", _short(ending.description))
+        status = MLFLOW_STATUS[ending.status]
+        if self._parent.status != status:
+            client.set_terminated(run_id, status)
+            self._parent.status = status
+
+
+@dataclass(frozen=True)
+class Point:
+    """One metric point."""
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+def browsable_rows(update: TrialUpdate) -> dict[int, Mapping[str, Any]]:
+    """The records MLflow shows, by step: the thinned grid and the last record."""
+    per_decade = int(update.params.get("records_per_decade") or 16)
+    rows: dict[int, Mapping[str, Any]] = {}
+    for row in update.records:
+        if row["final"] or is_browsable(int(row["step"]), per_decade):
+            rows.setdefault(int(row["step"]), row)
+    return rows
+
+
+def curve_points(row: Mapping[str, Any]) -> list[Point]:
+    """The finite curve values of one record."""
+    step, timestamp_ms = int(row["step"]), int(row["timestamp_ms"])
+    return [Point(key, float(row[key]), timestamp_ms, step) for key in CURVES if _is_finite(row.get(key))]
+
+
+def summary_points(update: TrialUpdate) -> list[Point]:
+    """The finite numbers at the end of the trial, True as 1."""
+    step, timestamp_ms = update.summary_step, update.summary_timestamp_ms
+    return [
+        Point(k, float(v), timestamp_ms, step) for k, v in update.summary.items() if v is not None and _is_finite(v)
+    ]
+
+
+def merged(earlier: TrialUpdate, later: TrialUpdate) -> TrialUpdate:
+    """One update that says what both say; the later one decides on the status, unless it was overtaken."""
+    records = (*earlier.records, *later.records)
+    if earlier.status != "running" and _is_late(later, earlier.ended_ms):
+        return replace(earlier, records=records)
+    return replace(later, records=records)
+
+
+def _is_late(update: TrialUpdate, ended_ms: int | None) -> bool:
+    """Whether a running update was overtaken: all its records were measured before the trial ended."""
+    times = [int(row["timestamp_ms"]) for row in update.records]
+    return update.status == "running" and ended_ms is not None and bool(times) and max(times) <= ended_ms
+
+
+def _outcome(update: TrialUpdate) -> str:
+    """A short hash of everything but the records."""
+    known = [update.status, update.error, update.ended_ms, update.summary_step, dict(update.summary)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=float).encode()).hexdigest()[:12]
+
+
+def _client(uri: str) -> MlflowClient:
+    """Import MLflow without a word on the terminal, and make a client."""
+    for key, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy|google|pydantic)\b.*")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:
+    """The MLflow experiment of that name, created when missing."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = artifact_root.resolve().as_uri() if artifact_root else None
+        return str(client.create_experiment(name, artifact_location=location))
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+def _runs(client: MlflowClient, experiment_id: str, sweep_id: str) -> Iterator[Run]:
+    """All runs of the sweep, parent included, page by page."""
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], f"tags.sweep = '{sweep_id}'", 1, RUNS_PER_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _create_parent(client: MlflowClient, experiment_id: str, sweep: Sweep) -> Run:
+    tags = {"kind": "sweep", "sweep": sweep.sweep_id, "axes": ", ".join(sweep.axes)}
+    tags["mlflow.note.content"] = sweep.description
+    parent = client.create_run(experiment_id, tags=_shortened(tags), run_name=sweep.name)
+    with suppress(Exception):  # the end of the sweep writes it again, and tells
+        client.log_text(parent.info.run_id, sweep.experiment_yaml, "experiment.yaml")
+    return parent
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered that it will not take this, rather than that it cannot now."""
+    code = getattr(error, "error_code", None)
+    return code in REFUSALS if code else not isinstance(error, OSError)
+
+
+def _reason(error: Exception) -> str:
+    """The cause in a few words, without passwords."""
+    text = redacted(" ".join(str(error).split()))
+    for pattern, reason in (
+        (r"(?i)refused", "connection refused"),
+        (r"(?i)timed out|timeout", "no answer in time"),
+        (r"(?i)name or service|resolve|getaddrinfo|name resolution", "unknown host"),
+        (r"(?i)locked", "the database is locked"),
+    ):
+        if re.search(pattern, text):
+            return reason
+    return (text or type(error).__name__)[:160].rstrip(" .")
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…"
+
+
+def _shortened(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: _short(value) for key, value in tags.items()}
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
