@@ -76,8 +76,8 @@ def geometric(first: float, last: float, number: int) -> list[float]:
 def _epsilons(value: Any) -> Any:
     if isinstance(value, dict) and list(value) == ["geometric"] and len(value["geometric"]) == 3:
         first, last, number = value["geometric"]
-        return [float(f"{epsilon:.6g}") for epsilon in geometric(first, last, number)]
-    return value
+        return tuple(float(f"{epsilon:.6g}") for epsilon in geometric(first, last, number))
+    return tuple(value) if isinstance(value, list) else value
 
 
 class TrialSettings(Settings):
@@ -159,7 +159,9 @@ class LawSpec(Settings):
     """What explains it: swept settings, or epsilon."""
     by: str | None = None
     """Fit once for each value of this column."""
-    epsilon: Annotated[list[float] | None, BeforeValidator(lambda v: [v] if isinstance(v, int | float) else v)] = None
+    epsilon: Annotated[
+        list[float] | None, BeforeValidator(lambda v: [float(v)] if isinstance(v, int | float) else v)
+    ] = None
     """Which thresholds, where y is a passage."""
     relative: bool = False
     """Thresholds relative to the largest G so far, rather than absolute."""

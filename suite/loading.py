@@ -138,7 +138,7 @@ class _Validation:
         data["sweep"] = self._sweep(data.get("sweep"))
         experiment = None
         try:
-            experiment = Experiment.model_validate(data, strict=False)
+            experiment = Experiment.model_validate(data)
         except ValidationError as error:
             self._note(error, ())
         if self._problems or experiment is None:
@@ -340,7 +340,7 @@ def _registries() -> dict[str, Registry[Any]]:
 
     def collect(model: type[BaseModel]) -> None:
         for name, spec in model.model_fields.items():
-            found.update({name: mark for mark in spec.metadata if isinstance(mark, Registry)})
+            found.update((name, mark) for mark in spec.metadata if isinstance(mark, Registry))
             for inner in _models(spec.annotation, spec.metadata):
                 collect(inner)
 

@@ -15,7 +15,9 @@ from pydantic_core import CoreSchema, core_schema
 class Settings(BaseModel):
     """Frozen settings: unknown keys are errors, every field documents itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 T = TypeVar("T", bound=Settings)

@@ -86,7 +86,7 @@ class Results:
 
     def _leftovers(self) -> list[str]:
         """Commits of a run that did not come to its end, in the order of writing, without those that do not count."""
-        found = {name: Address.parse(name) for name in self.folder.list("lanes") if name.endswith(".zip")}
+        found = {name: Address.parse(name) for name in self.folder.names("lanes") if name.endswith(".zip")}
         late = {name for name, at in found.items() if at.epoch > self.merged_epoch and name not in self._merged}
         accepted: dict[str, set[str]] = {folder: set() for folder in self._closed}
         for name in late:
@@ -179,7 +179,7 @@ class Results:
     def _discard_superseded(self) -> None:
         """Delete commits that are in the tables and hold no state that a trial needs."""
         needed = {row["checkpoint"] for row in self.outcomes.values() if row.get("checkpoint")}
-        names = [name for name in self.folder.list("lanes") if name not in needed]
+        names = [name for name in self.folder.names("lanes") if name not in needed]
         self.folder.delete([n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch])
         self._merged &= {*needed, *names} - {n for n in names if n in self._merged}
 

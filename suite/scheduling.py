@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -36,8 +36,8 @@ class Sink(Protocol):
     def progressed(self, progress: Progress) -> None:
         """A lane is at work; a hint."""
 
-    def known_steps(self, task: Task) -> tuple[bool, str | None, int, float]:
-        """Whether the trial has ended, its newest checkpoint, the step that is at, and its wall seconds."""
+    def remaining(self, task: Task) -> Task | None:
+        """The task as it has to go on, from its newest checkpoint; None if the trial has ended."""
 
     def failed(self, trial_id: str, error: str, log_path: str | None) -> None:
         """A trial that cannot be trained."""
@@ -129,7 +129,7 @@ class Scheduler:
     def __init__(self, folder: Folder, sink: Sink, *, cpus: int, gpus: float, tick: Callable[[], bool]) -> None:
         self._folder, self._sink, self._tick = folder, sink, tick
         self._task = _train.options(num_cpus=cpus, num_gpus=gpus)
-        self._board = Board.remote()
+        self._board: Any = Board.remote()  # type: ignore[attr-defined]
         self._running: dict[Any, _Running] = {}
         self._taken: set[str] = set()
 
@@ -173,11 +173,11 @@ class Scheduler:
         order = self._running.pop(reference).order
         error = _cause(reference)
         before = {task.trial_id: task.step for task in order.tasks}
-        accepted = self._folder.list(order.folder)
+        accepted = self._folder.names(order.folder)
         self._take([name for name in accepted if name.endswith(".zip")])
         if error is None:
             return
-        left = [task for task in map(self._refreshed, order.tasks) if task is not None]
+        left = [task for task in map(self._sink.remaining, order.tasks) if task is not None]
         advanced = len(left) < len(order.tasks) or any(task.step > before[task.trial_id] for task in left)
         self._sink.given_up(order.folder)
         if not left:
@@ -188,13 +188,8 @@ class Scheduler:
         halves = [left] if advanced else [left[: len(left) // 2], left[len(left) // 2 :]]
         for index, tasks in enumerate(halves):
             lane = order.lane if len(halves) == 1 else f"{order.lane}.{index}"
-            attempt = order.attempt + 1
-            follower = {"lane": lane, "attempt": attempt, "tasks": tasks}
-            self._start(replace(order, **follower, accepted=accepted, predecessor=order.folder))
-
-    def _refreshed(self, task: Task) -> Task | None:
-        ended, checkpoint, step, seconds = self._sink.known_steps(task)
-        return None if ended else replace(task, checkpoint=checkpoint, step=step, seconds=seconds)
+            follower = replace(order, lane=lane, attempt=order.attempt + 1, tasks=tasks)
+            self._start(replace(follower, accepted=accepted, predecessor=order.folder))
 
     def _stop(self) -> None:
         """Tell every lane to commit and return, wait for those that do, and list what they wrote."""
@@ -202,7 +197,7 @@ class Scheduler:
             ray.cancel(reference, force=False)
         ray.wait(list(self._running), num_returns=len(self._running), timeout=STOP_SECONDS)
         for running in self._running.values():
-            self._take([n for n in self._folder.list(running.order.folder) if n.endswith(".zip")])
+            self._take([n for n in self._folder.names(running.order.folder) if n.endswith(".zip")])
 
 
 def _cause(reference: Any) -> str | None:
@@ -221,9 +216,3 @@ def _cause(reference: Any) -> str | None:
 def ray_version() -> str:
     """For the trial table."""
     return str(ray.__version__)
-
-
-def quiet_shutdown() -> None:
-    """End Ray however far it got."""
-    with suppress(Exception):
-        ray.shutdown()

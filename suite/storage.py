@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Folder:
         _sync_folder(self.path(name).parent)
         return True
 
-    def list(self, under: str) -> list[str]:
+    def names(self, under: str) -> list[str]:
         """Names of all objects under a folder, sorted; unfinished writes are not among them."""
         found = []
         for parent, _, files in os.walk(self.path(under)):
@@ -65,11 +65,12 @@ class Folder:
             found += [f"{base}/{file}" for file in files if not file.startswith(".")]
         return sorted(found)
 
-    def delete(self, names: list[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Remove objects, and the folders they leave empty."""
-        for name in names:
-            self.path(name).unlink(missing_ok=True)
-        for folder in sorted({self.path(name).parent for name in names}, reverse=True):
+        paths = [self.path(name) for name in names]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in sorted({path.parent for path in paths}, reverse=True):
             with suppress(OSError):
                 while folder != self.root:
                     folder.rmdir()
@@ -125,7 +126,7 @@ def _process_lives(pid: int) -> bool:
 
 def owner(folder: Folder) -> Owner | None:
     """The holder of the highest lock, living or not; None for a folder never written to."""
-    epochs = sorted(int(name.rpartition("/")[2]) for name in folder.list("lock"))
+    epochs = sorted(int(name.rpartition("/")[2]) for name in folder.names("lock"))
     return None if not epochs else Owner(**json.loads(folder.read(f"lock/{epochs[-1]}")))
 
 
@@ -187,7 +188,7 @@ def locked(folder: Folder, *, at_least: int = 1) -> Iterator[Lock]:
     if not folder.create(f"lock/{epoch}", _content(epoch)):
         raise LockedError(f"{folder.root} was taken by another run at this moment; try again")
     if previous is not None:
-        folder.delete([name for name in folder.list("lock") if int(name.rpartition("/")[2]) < epoch])
+        folder.delete([name for name in folder.names("lock") if int(name.rpartition("/")[2]) < epoch])
     lock = Lock(folder, epoch)
     try:
         yield lock

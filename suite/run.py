@@ -1,0 +1,388 @@
+"""The main job, top down: trials, what is missing of them, lanes, training, tables, MLflow, report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from suite.experiment import Experiment
+from suite.lanes import Cost, Lane, groups, plan_lanes
+from suite.loading import load_experiment
+from suite.progress import Observer, duration
+from suite.results import ENDED, Results
+from suite.storage import Folder, locked
+from suite.trials import Expansion, Task, Trial, expand, missing
+
+if TYPE_CHECKING:
+    from suite.delivery import Delivery
+    from suite.worker import Order, Progress
+
+MERGE_SECONDS = 600.0
+"""Least time between two merges of commits into tables while training goes on."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    folder: Path
+    report: Path | None
+    counts: dict[str, int]
+    """Trials by status."""
+    num_trained: int
+    interrupted: bool
+    tracking_uri: str
+
+    @property
+    def complete(self) -> bool:
+        """Every planned trial finished or diverged."""
+        return set(self.counts) <= set(ENDED)
+
+
+def run(
+    experiment: Experiment | str | Path,
+    *,
+    results: str | Path = "results",
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Train what is missing of an experiment, then analyse and report; doing it again trains nothing twice.
+
+    Raises:
+        ExperimentError, ValueError: the experiment or its data is not usable; nothing was written.
+        LockedError: another process is writing to the same results folder.
+        ClusterError: Ray cannot be reached.
+    """
+    observer = observer or Observer()
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(experiment)
+    expansion = expand(experiment)
+    if expansion.num_duplicates:
+        observer.notice(f"{expansion.num_duplicates} cells of the sweep repeat another one and are left out.")
+    check_data(expansion.trials)
+    folder = Folder(Path(results).absolute() / experiment.name)
+    with locked(folder) as lock, interruption() as stopped:
+        saved = Results.open(folder)
+        job = _Run(experiment, expansion, folder, saved, max(lock.epoch, saved.merged_epoch + 1), observer)
+        return job.complete(address, tracking_uri, stopped, check_lock=lock.check)
+
+
+def check_data(trials: list[Trial]) -> None:
+    """Draw each kind of data once, so that bad data ends a run before anything is trained.
+
+    Raises:
+        ValueError: a source cannot give its pairs.
+    """
+    from suite.data.pairs import draw_pairs
+
+    for source, seed in {trial.settings.data: trial.settings.seed for trial in trials}.items():
+        draw_pairs(source, seed)
+
+
+class _Run:
+    """One run on a locked folder."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        expansion: Expansion,
+        folder: Folder,
+        saved: Results,
+        epoch: int,
+        observer: Observer,
+    ) -> None:
+        self.experiment, self.trials, self.folder, self.saved = experiment, expansion.trials, folder, saved
+        self.epoch, self.observer = epoch, observer
+        self.sweep = _read_sweep(folder, experiment)
+        self.tasks = missing(self.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
+
+    def complete(
+        self,
+        address: str | None,
+        tracking_uri: str | None,
+        stopped: Callable[[], bool],
+        *,
+        check_lock: Callable[[], None],
+    ) -> Summary:
+        """Train, merge, deliver to MLflow, report."""
+        from suite.delivery import Delivery
+
+        self._check_lock = check_lock
+        ended_early = False
+        with Delivery(self, tracking_uri) as delivery:
+            if self.tasks:
+                ended_early = not self._train(address, delivery, stopped)
+            self.merge(closing=True)
+            report = None if ended_early else self._report()
+            with self.observer.stage("writing to MLflow"):
+                delivery.finish(interrupted=ended_early)
+        if delivery.problem:
+            self.observer.notice(delivery.problem)
+        return Summary(
+            folder=self.folder.root,
+            report=report,
+            counts=self.counts(),
+            num_trained=len(self.tasks),
+            interrupted=ended_early,
+            tracking_uri=delivery.public_uri,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Planned trials by status."""
+        counts: dict[str, int] = {}
+        for trial in self.trials:
+            status = self.saved.outcome(trial.trial_id)["status"]
+            counts[status] = counts.get(status, 0) + 1
+        return counts
+
+    def merge(self, *, closing: bool = False) -> None:
+        """Put what is known into the tables."""
+        self._check_lock()
+        self.saved.judge(stationary_below=self.experiment.stationary_below)
+        self.folder.write("experiment.yaml", experiment_yaml(self.experiment).encode())
+        metadata = {
+            "axes": swept_paths(self.experiment),
+            "experiment": {
+                "name": self.experiment.name,
+                "description": self.experiment.description,
+                "sweep_id": self.sweep["sweep_id"],
+                "stationary_below": self.experiment.stationary_below,
+                "budget": self.experiment.budget.model_dump(),
+                "laws": [law.model_dump() for law in self.experiment.laws],
+            },
+        }
+        self.saved.merge(self.trials, metadata=metadata, closing_epoch=self.epoch if closing else None)
+
+    def _train(self, address: str | None, delivery: Delivery, stopped: Callable[[], bool]) -> bool:
+        from suite import scheduling
+
+        needed = self.experiment.resources
+        with self.observer.stage("starting Ray"):
+            connection = scheduling.connected(address, cpus=needed.cpus)
+            num_workers = connection.__enter__()
+        try:
+            with self.observer.stage("measuring how many trials to stack"):
+                costs = self.costs(partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus))
+            lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
+            self._write_sweep(costs)
+            watch = _Watch(self, lanes, costs, delivery)
+            scheduler = scheduling.Scheduler(
+                self.folder,
+                watch,
+                cpus=needed.cpus,
+                gpus=needed.gpus,
+                tick=lambda: watch.tick() and not stopped(),
+            )
+            orders = [self._order(lane, {"ray_version": scheduling.ray_version()}) for lane in lanes]
+            try:
+                return scheduler.run(orders)
+            finally:
+                self.observer.trained()
+        finally:
+            connection.__exit__(None, None, None)
+
+    def _order(self, lane: Lane, versions: dict[str, str]) -> Order:
+        from suite.worker import Order
+
+        experiment, needed = self.experiment, self.experiment.resources
+        return Order(
+            root=self.folder.root,
+            epoch=self.epoch,
+            lane=lane.name,
+            attempt=1,
+            tasks=lane.tasks,
+            slots=lane.slots,
+            threads=needed.cpus,
+            device="cuda" if needed.gpus else "cpu",
+            budget=experiment.budget,
+            stop_below=experiment.stop_below,
+            stationary_below=experiment.stationary_below,
+            keep_states=experiment.checkpoints == "final",
+            versions=versions | {"code_version": version("stillpoint")},
+        )
+
+    def costs(self, calibrate: Callable[[dict[str, dict[str, Any]]], dict[str, Cost]]) -> dict[str, Cost]:
+        """Cost by shape: as earlier in this folder, as earlier on this machine, or measured now."""
+        return shape_costs(self.tasks, self.experiment, earlier=self.sweep["slots"], calibrate=calibrate)
+
+    def _write_sweep(self, costs: dict[str, Cost]) -> None:
+        self.sweep["slots"] |= {key: asdict(cost) for key, cost in costs.items()}
+        self.write_sweep()
+
+    def write_sweep(self) -> None:
+        """Keep what the folder must remember beside its tables."""
+        self.folder.write("sweep.json", json.dumps(self.sweep, indent=1).encode())
+
+    def _report(self) -> Path:
+        from analysis.report import write_report
+
+        with self.observer.stage("fitting laws, drawing figures"):
+            return write_report(self.folder.root, command=f"stillpoint run {self.experiment.name}.yaml")
+
+
+class _Watch:
+    """Hears from lanes: keeps what is known up to date, feeds MLflow, shows progress, merges now and then."""
+
+    def __init__(self, job: _Run, lanes: list[Lane], costs: dict[str, Cost], delivery: Delivery) -> None:
+        self._job, self._delivery = job, delivery
+        self._key = {task.trial_id: lane.shape for lane in lanes for task in lane.tasks}
+        steps = job.experiment.budget.steps
+        self._price = {i: costs[key].seconds_per_step for i, key in self._key.items()}
+        self._target = {task.trial_id: max(1, steps - task.step) for task in job.tasks}
+        self._begun = {task.trial_id: task.step for task in job.tasks}
+        self._total = sum(self._price[i] * n for i, n in self._target.items())
+        self._ended: set[str] = set()
+        self._running: dict[str, dict[str, int]] = {}
+        self._steps: dict[tuple[str, int], int] = {}
+        self._speed: deque[tuple[float, int]] = deque(maxlen=20)
+        self._failed = 0
+        self._next_merge = time.monotonic() + MERGE_SECONDS
+
+    def committed(self, name: str) -> None:
+        """Take in a commit and hand it to MLflow."""
+        commit = self._job.saved.take(name)
+        self._ended |= set(commit.outcomes["trial_id"].to_pylist())
+        self._failed += commit.outcomes["status"].to_pylist().count("failed")
+        self._delivery.commit(commit)
+
+    def progressed(self, progress: Progress) -> None:
+        """Note how far a lane is."""
+        self._running[progress.lane] = progress.running
+        self._steps[progress.lane, progress.attempt] = progress.steps_done
+
+    def remaining(self, task: Task) -> Task | None:
+        """The task as it has to go on; None if the trial has ended."""
+        known = self._job.saved.outcome(task.trial_id)
+        if task.trial_id in self._ended:
+            return None
+        if known.get("checkpoint") is None or known["status"] == "failed":
+            return task
+        return replace(task, checkpoint=known["checkpoint"], step=known["steps"], seconds=known["wall_seconds"])
+
+    def failed(self, trial_id: str, error: str, log_path: str | None) -> None:
+        """Mark a trial that kills its worker."""
+        self._job.saved.fail(trial_id, error, log_path)
+        self._ended.add(trial_id)
+        self._failed += 1
+        self._delivery.failed(trial_id)
+
+    def given_up(self, attempt_folder: str) -> None:
+        """Close an attempt."""
+        self._job.saved.close_attempt(attempt_folder)
+
+    def tick(self) -> bool:
+        """Show progress and merge if it is time; True to go on."""
+        now = time.monotonic()
+        running = {i: step for part in self._running.values() for i, step in part.items() if i not in self._ended}
+        work = sum(self._price[i] * self._target[i] for i in self._ended)
+        work += sum(self._price[i] * max(0, step - self._begun[i]) for i, step in running.items())
+        self._speed.append((now, sum(self._steps.values())))
+        (t0, s0), (t1, s1) = self._speed[0], self._speed[-1]
+        self._job.observer.training(
+            done=len(self._ended),
+            total=len(self._target),
+            failed=self._failed,
+            share=min(1.0, work / self._total),
+            steps_per_second=(s1 - s0) / (t1 - t0) if t1 > t0 else 0.0,
+        )
+        if now >= self._next_merge:
+            self._job.merge()
+            self._next_merge = time.monotonic() + max(MERGE_SECONDS, 20 * (time.monotonic() - now))
+        return True
+
+
+def shape_costs(
+    tasks: list[Task],
+    experiment: Experiment,
+    *,
+    earlier: dict[str, dict[str, Any]],
+    calibrate: Callable[[dict[str, dict[str, Any]]], dict[str, Cost]],
+) -> dict[str, Cost]:
+    """Cost by shape. Slots chosen once stay chosen, because bits depend on them."""
+    from suite.calibration import Cache
+
+    needed = experiment.resources
+    device = "cuda" if needed.gpus else "cpu"
+    shapes = groups(tasks)
+    cache = Cache(device=device, threads=needed.cpus)
+    known = cache.read() | {key: Cost(**cost) for key, cost in earlier.items()}
+    unknown = {
+        key: {"settings": members[0].settings, "num_trials": len(members), "threads": needed.cpus, "device": device}
+        for key, members in shapes.items()
+        if key not in known
+    }
+    if unknown:
+        measured = calibrate(unknown)
+        cache.add(measured)
+        known |= measured
+    costs = {key: known[key] for key in shapes}
+    return costs if needed.slots is None else {k: replace(c, slots=needed.slots) for k, c in costs.items()}
+
+
+def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
+    if folder.exists("sweep.json"):
+        return dict(json.loads(folder.read("sweep.json")))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    sweep = {"sweep_id": uuid.uuid4().hex, "name": experiment.name, "created": created, "slots": {}, "delivered": {}}
+    folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
+    return sweep
+
+
+def swept_paths(experiment: Experiment) -> list[str]:
+    """Full paths of all swept settings, in order."""
+    return [path for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
+
+
+def _paths_of(key: str, axis: Any) -> list[str]:
+    return [path for group in axis for path in group] if key == "zip" else [key]
+
+
+def experiment_yaml(experiment: Experiment) -> str:
+    """The experiment as YAML that gives the same trials again."""
+    content = experiment.model_dump(mode="json", exclude={"profiles"})
+    first = {key: content.pop(key) for key in ("name", "description")}
+    return yaml.safe_dump(first | content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+@contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into an answer to `stopped()`; a second one ends the process as usual."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, frame: Any) -> None:
+        told.append(number)
+        for known in before:
+            signal.signal(known, before[known])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(told)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def describe(summary: Summary, seconds: float) -> str:
+    """One line on how a run went."""
+    trained = f"{summary.num_trained} trials trained" if summary.num_trained else "nothing left to train"
+    return f"{trained}, {duration(seconds)}"
