@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from suite.experiment import geometric
@@ -30,7 +31,8 @@ def _generated(form: Any) -> list[Any]:
     if not (isinstance(form, dict) and len(form) == 1 and next(iter(form)) in _GENERATORS):
         raise AxisError(f"{form!r} is not an axis; write {FORMS}")
     ((kind, argument),) = form.items()
-    return _GENERATORS[kind](argument)
+    values: list[Any] = list(_GENERATORS[kind](argument))
+    return values
 
 
 def _range(argument: Any) -> list[int]:
@@ -61,4 +63,4 @@ def _numbers(argument: Any, count: int, allowed: str) -> list[float]:
     return argument
 
 
-_GENERATORS = {"range": _range, "log2": _log2, "geometric": _geometric}
+_GENERATORS: dict[str, Callable[[Any], list[Any]]] = {"range": _range, "log2": _log2, "geometric": _geometric}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -93,7 +94,7 @@ class Cache:
         with suppress(OSError):
             self._folder.write("calibration.json", json.dumps(stored, indent=0).encode())
 
-    def _all(self) -> dict[str, dict[str, float]]:
+    def _all(self) -> dict[str, dict[str, Any]]:
         with suppress(OSError, ValueError):
             stored = json.loads(self._folder.read("calibration.json"))
             if isinstance(stored, dict):

@@ -47,6 +47,8 @@ class Results:
     """Name and flattened settings of trials read from the tables."""
     merged_epoch: int = 0
     """Commits of this epoch and earlier ones are all in the tables."""
+    num_taken: int = 0
+    """Commits taken in since the tables were read."""
     _merged: set[str] = field(default_factory=set)
     _closed: set[str] = field(default_factory=set)
     _records: list[tuple[int, pa.Table]] = field(default_factory=list)
@@ -102,6 +104,7 @@ class Results:
         if name in self._merged:
             return commit
         self._merged.add(name)
+        self.num_taken += 1
         if commit.predecessor is not None:
             self._closed.add(commit.predecessor)
         turn = len(self._records)
@@ -129,7 +132,7 @@ class Results:
     def fail(self, trial_id: str, error: str, log_path: str | None = None) -> None:
         """Mark a trial that could not be trained; it is tried again by the next run, from its checkpoint if any."""
         known = self.outcomes.get(trial_id, {})
-        kept = {key: known[key] for key in ("checkpoint", "steps", "wall_seconds") if key in known}
+        kept: Row = {key: known[key] for key in ("checkpoint", "steps", "wall_seconds") if key in known}
         self.outcomes[trial_id] = {**kept, "status": "failed", "error": error, "log_path": log_path}
 
     def outcome(self, trial_id: str) -> Row:

@@ -121,16 +121,35 @@ class _Run:
     ) -> Summary:
         """Train, merge, deliver to MLflow, report."""
         from suite.delivery import Delivery
+        from suite.tracking import Sweep
 
         self._check_lock = check_lock
-        ended_early = False
-        with Delivery(self, tracking_uri) as delivery:
-            if self.tasks:
-                ended_early = not self._train(address, delivery, stopped)
-            self.merge(closing=True)
-            report = None if ended_early else self._report()
-            with self.observer.stage("writing to MLflow"):
-                delivery.finish(interrupted=ended_early)
+        experiment = self.experiment
+        sweep = Sweep(
+            self.sweep["sweep_id"],
+            experiment.name,
+            experiment.description,
+            tuple(swept_paths(experiment)),
+            experiment_yaml(experiment),
+        )
+        delivered = self.sweep["delivered"]
+        delivery = Delivery(self.trials, self.saved, sweep, tracking_uri=tracking_uri, delivered=delivered)
+        try:
+            return self._complete(delivery, address, stopped)
+        except BaseException:
+            delivery.abandon()
+            raise
+
+    def _complete(self, delivery: Delivery, address: str | None, stopped: Callable[[], bool]) -> Summary:
+        if self.tasks or self.saved.num_taken or not delivery.up_to_date:
+            delivery.start()
+            self.write_sweep()
+        interrupted = bool(self.tasks) and not self._train(address, delivery, stopped)
+        self.merge(closing=True)
+        report = None if interrupted else self._report()
+        with self.observer.stage("writing to MLflow"):
+            delivery.finish(counts=self.counts(), interrupted=interrupted)
+        self.write_sweep()
         if delivery.problem:
             self.observer.notice(delivery.problem)
         return Summary(
@@ -138,7 +157,7 @@ class _Run:
             report=report,
             counts=self.counts(),
             num_trained=len(self.tasks),
-            interrupted=ended_early,
+            interrupted=interrupted,
             tracking_uri=delivery.public_uri,
         )
 
@@ -338,7 +357,7 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
     if folder.exists("sweep.json"):
         return dict(json.loads(folder.read("sweep.json")))
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    sweep = {"sweep_id": uuid.uuid4().hex, "name": experiment.name, "created": created, "slots": {}, "delivered": {}}
+    sweep = {"sweep_id": uuid.uuid4().hex, "name": experiment.name, "created": created, "slots": {}, "delivered": []}
     folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
     return sweep
 

@@ -189,9 +189,10 @@ class Tracker:
             missing = len(self._backlog) + len(self._refused)
             where = f"MLflow at {redacted(self._uri)}"
             if self._trouble:
+                what = f"{_trials(missing)} not" if missing else "the sweep's files and status are not"
                 return (
-                    f"{where} {self._trouble}; {_trials(missing)} not in it yet, but the results folder is complete "
-                    "and running the same command again delivers them."
+                    f"{where} {self._trouble}; {what} in it yet, but the results folder is complete, "
+                    "and running the same command again delivers what is missing."
                 )
             if self._refused:
                 trial_id, reason = next(iter(self._refused.items()))
@@ -218,7 +219,6 @@ class Tracker:
             job: TrialUpdate | _Ending | None = None
             try:
                 mirror = mirror or _Mirror.opened(self._uri, self._sweep, self._artifact_root)
-                self._trouble = None
                 job = self._next_job()
                 if job is None:
                     return
@@ -227,13 +227,14 @@ class Tracker:
                 failures = 0
             except Exception as error:
                 failures, mirror = failures + 1, None
-                if not self._recovered(job, error, failures):
+                if self._give_up(job, error, failures):
                     return
 
     def _next_job(self) -> TrialUpdate | _Ending | None:
         """The oldest update, then the end of the sweep; None when closing and nothing is left."""
         with self._changed:
             while not (self._backlog or self._ending or self._closing):
+                self._trouble = None
                 self._changed.wait()
                 self._changed.wait_for(lambda: self._closing or self._ending, GATHER_SECONDS)
             return next(iter(self._backlog.values()), self._ending)
@@ -241,27 +242,26 @@ class Tracker:
     def _done(self, job: TrialUpdate | _Ending) -> None:
         """Forget the job, unless more has come to it meanwhile."""
         with self._changed:
+            self._trouble = None
             if job is self._ending:
                 self._ending = None
             elif isinstance(job, TrialUpdate) and self._backlog.get(job.trial_id) is job:
                 del self._backlog[job.trial_id]
 
-    def _recovered(self, job: TrialUpdate | _Ending | None, error: Exception, failures: int) -> bool:
-        """Whether to go on after a failure: a refused update is set aside the second time, anything else waits."""
-        refusal = job is not None and _is_refusal(error)
+    def _give_up(self, job: TrialUpdate | _Ending | None, error: Exception, failures: int) -> bool:
+        """After a failure: set a job aside that was refused twice, else wait; whether there is no use in going on."""
         with self._changed:
-            if refusal and failures > 1 and isinstance(job, TrialUpdate):
-                self._refused[job.trial_id] = _reason(error)
-                self._backlog.pop(job.trial_id, None)
-                return True
+            if job and failures > 1 and _is_refusal(error):
+                self._refused[job.trial_id if isinstance(job, TrialUpdate) else "the sweep itself"] = _reason(error)
+                self._done(job)
+                return False
             self._trouble = f"cannot be written ({_reason(error)})"
             if self._closing and failures >= ATTEMPTS_WHEN_CLOSING:
-                return False
-            if not refusal:
-                delay = min(self._retry_seconds * 2 ** min(failures - 1, 16), self._retry_seconds_max)
-                closing = self._closing
-                self._changed.wait_for(lambda: self._abandoned or self._closing != closing, delay)
-            return True
+                return True
+            delay = min(self._retry_seconds * 2 ** min(failures - 1, 16), self._retry_seconds_max)
+            closing = self._closing
+            self._changed.wait_for(lambda: self._abandoned or self._closing != closing, delay)
+            return False
 
 
 @dataclass(frozen=True)
@@ -332,14 +332,13 @@ class _Mirror:
         if child is None:
             self._resume_parent()
             child = self._children[update.trial_id] = self._create(update)
-        elif _is_late(update, child.ended_ms if child.status != "RUNNING" else None):
-            update = replace(update, status=child.tags["status"], error=child.tags.get("error"), summary={})  # type: ignore[arg-type]
+        elif child.status != "RUNNING" and _is_late(update, child.ended_ms):
+            return self._log(child, update, rows, child.delivered()[0])
         outcome, steps = child.delivered()
-        if outcome == _outcome(update) and rows.keys() <= steps:
-            return
-        self._resume_parent()
-        self._set_status(child, update)
-        self._log(child, update, rows)
+        if outcome != _outcome(update) or not rows.keys() <= steps:
+            self._resume_parent()
+            self._set_status(child, update)
+            self._log(child, update, rows, _outcome(update))
 
     def _create(self, update: TrialUpdate) -> _Child:
         tags = {**update.tags, "kind": "trial", "sweep": self._sweep.sweep_id, "trial_id": update.trial_id}
@@ -363,7 +362,7 @@ class _Mirror:
             child.ended_ms = ended
         child.status = status
 
-    def _log(self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]]) -> None:
+    def _log(self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]], outcome: str) -> None:
         """Everything new in one call; the tag `delivered` comes last, so it never promises too much."""
         from mlflow.entities import Metric, Param, RunTag
 

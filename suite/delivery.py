@@ -1,0 +1,145 @@
+"""From committed rows to MLflow: what a run knows of its trials, as the tracker wants it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from suite.commits import Commit
+from suite.results import ENDED, Results
+from suite.tables import Row
+from suite.tracking import Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted
+from suite.trials import Trial, flatten
+
+SUMMARY = (
+    "scaled_grad_norm_sq",
+    "loss",
+    "stationary",
+    "descent_regime",
+    "violating_share",
+    "steps",
+    "time",
+    "learning_rate",
+    "displacement",
+    "relative_displacement",
+    "slack",
+    "num_parameters",
+    "wall_seconds",
+)
+TAGS = (
+    "ended_by",
+    "code_version",
+    "torch_version",
+    "python_version",
+    "ray_version",
+    "hardware",
+    "host",
+    "slots",
+    "lane",
+)
+ARTIFACTS = ("trials.parquet", "passages.parquet", "records.parquet", "fits.json", "report.html", "figures")
+
+
+class Delivery:
+    """Feeds one tracker from the results of one run. Opens MLflow only if something is not there yet."""
+
+    def __init__(
+        self, trials: list[Trial], saved: Results, sweep: Sweep, *, tracking_uri: str | None, delivered: list[str]
+    ) -> None:
+        root = saved.folder.root
+        self._uri = tracking_uri or default_tracking_uri(root.parent)
+        self._trials = {trial.trial_id: trial for trial in trials}
+        self._saved, self._sweep, self._root = saved, sweep, root
+        self._delivered = delivered
+        self._tracker: Tracker | None = None
+        self._interrupted = False
+
+    @property
+    def public_uri(self) -> str:
+        """Where the runs are, without passwords."""
+        return redacted(self._uri)
+
+    @property
+    def _mark(self) -> str:
+        return hashlib.sha256(self._uri.encode()).hexdigest()[:12]
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether MLflow has all of these results from earlier."""
+        return self._mark in self._delivered
+
+    def start(self) -> None:
+        """Open MLflow in the background and deliver what is known from earlier runs, if it is not there."""
+        known = [] if self.up_to_date else [i for i in self._trials if i in self._saved.outcomes]
+        self._delivered.clear()
+        self._tracker = Tracker(self._uri, self._sweep, self._root.parent / "mlartifacts")
+        if known:
+            records = self._saved.records().groupby("trial_id", sort=False)
+            self._tracker.deliver(
+                self._update(i, records.get_group(i).to_dict("records") if i in records.groups else []) for i in known
+            )
+
+    def commit(self, commit: Commit) -> None:
+        """Deliver what a commit says."""
+        if self._tracker is None:
+            return
+        rows: dict[str, list[Row]] = {trial_id: [] for trial_id in commit.running}
+        rows |= {trial_id: [] for trial_id in commit.outcomes["trial_id"].to_pylist()}
+        for row in commit.records.to_pylist():
+            rows.setdefault(row["trial_id"], []).append(row)
+        self._tracker.deliver(self._update(i, part, commit.running) for i, part in rows.items() if i in self._trials)
+
+    def failed(self, trial_id: str) -> None:
+        """Deliver that a trial cannot be trained."""
+        if self._tracker is not None:
+            self._tracker.deliver([self._update(trial_id, [])])
+
+    def finish(self, *, counts: Mapping[str, int], interrupted: bool) -> None:
+        """Deliver the end of the sweep with its files, and wait until all is there or cannot be."""
+        if self._tracker is None:
+            return
+        pending = [
+            i for i in self._trials if self._saved.outcome(i)["status"] == "pending" and i in self._saved.outcomes
+        ]
+        self._tracker.deliver(self._update(trial_id, []) for trial_id in pending)
+        files = [self._root / name for name in ARTIFACTS if (self._root / name).exists()]
+        status = "interrupted" if interrupted else "failed" if set(counts) - set(ENDED) else "finished"
+        self._tracker.finish(files, status, {f"trials_{name}": float(number) for name, number in counts.items()})
+        self._tracker.close()
+        if self._tracker.problem is None:
+            self._delivered.append(self._mark)
+
+    def abandon(self) -> None:
+        """End the tracker after an error."""
+        if self._tracker is not None:
+            self._tracker.close(timeout=5.0)
+
+    @property
+    def problem(self) -> str | None:
+        """What is not in MLflow, in a sentence."""
+        return None if self._tracker is None else self._tracker.problem
+
+    def _update(self, trial_id: str, records: Iterable[Mapping[Any, Any]], running: Iterable[str] = ()) -> TrialUpdate:
+        trial, known = self._trials[trial_id], self._saved.outcome(trial_id)
+        ended = known["status"] in ENDED
+        ended_ms = _milliseconds(known.get("ended_at"))
+        return TrialUpdate(
+            trial_id=trial_id,
+            name=trial.name,
+            params=flatten(trial.settings),
+            status="running" if trial_id in set(running) else known["status"],
+            error=known.get("error"),
+            records=[{str(key): value for key, value in record.items()} for record in records],
+            summary={f"final_{name}": known.get(name) for name in SUMMARY} if ended else {},
+            summary_step=int(known.get("steps") or 0),
+            summary_timestamp_ms=ended_ms or 0,
+            tags={name: str(known[name]) for name in TAGS if name in known},
+            started_ms=_milliseconds(known.get("started_at")),
+            ended_ms=ended_ms,
+        )
+
+
+def _milliseconds(moment: str | None) -> int | None:
+    return None if moment is None else round(datetime.fromisoformat(moment).timestamp() * 1000)
