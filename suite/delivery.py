@@ -107,7 +107,7 @@ class Delivery:
         files = [self._root / name for name in ARTIFACTS if (self._root / name).exists()]
         status = "interrupted" if interrupted else "failed" if set(counts) - set(ENDED) else "finished"
         self._tracker.finish(files, status, {f"trials_{name}": float(number) for name, number in counts.items()})
-        self._tracker.close()
+        self._tracker.close(timeout=60 + 0.2 * self._tracker.pending())
         if self._tracker.problem is None:
             self._delivered.append(self._mark)
 

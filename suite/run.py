@@ -60,6 +60,7 @@ def run(
     address: str | None = None,
     tracking_uri: str | None = None,
     observer: Observer | None = None,
+    command: str | None = None,
 ) -> Summary:
     """Train what is missing of an experiment, then analyse and report; doing it again trains nothing twice.
 
@@ -79,6 +80,7 @@ def run(
     with locked(folder) as lock, interruption() as stopped:
         saved = Results.open(folder)
         job = _Run(experiment, expansion, folder, saved, max(lock.epoch, saved.merged_epoch + 1), observer)
+        job.command = command or f"stillpoint run {experiment.name}.yaml"
         return job.complete(address, tracking_uri, stopped, check_lock=lock.check)
 
 
@@ -96,6 +98,9 @@ def check_data(trials: list[Trial]) -> None:
 
 class _Run:
     """One run on a locked folder."""
+
+    command = ""
+    """What the user typed, for the report."""
 
     def __init__(
         self,
@@ -251,7 +256,7 @@ class _Run:
         from analysis.report import write_report
 
         with self.observer.stage("fitting laws, drawing figures"):
-            return write_report(self.folder.root, command=f"stillpoint run {self.experiment.name}.yaml")
+            return write_report(self.folder.root, command=self.command)
 
 
 class _Watch:

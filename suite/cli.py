@@ -1,0 +1,207 @@
+"""The command `stillpoint`: commands and no logic. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="stillpoint",
+    help="Do two encoders trained jointly on a contrastive loss reach a stationary point, and how does that scale?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+COMPLETE, SOME_FAILED, BAD_INPUT, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
+
+File = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(help="Results folder, such as results/quickstart.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")]
+Profile = Annotated[str | None, typer.Option(help="Apply the overrides of this name in the file.")]
+ResultsDir = Annotated[Path, typer.Option("--results", help="Where results folders are made.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.1:6379; local when left out.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show_version:
+        print(f"stillpoint {version('stillpoint')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    file: File,
+    overrides: Set = None,
+    profile: Profile = None,
+    results: ResultsDir = Path("results"),
+    address: Address = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out.")] = None,
+    trial: Annotated[str | None, typer.Option(metavar="ID", help="With --fresh: this trial only.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again and compare with what is stored.")] = False,
+) -> None:
+    """Train what is missing, analyse, report."""
+    from suite.loading import load_experiment
+    from suite.progress import TerminalObserver
+    from suite.run import describe
+    from suite.run import run as run_experiment
+
+    console = Console(soft_wrap=False)
+    began = time.monotonic()
+    experiment = load_experiment(file, overrides=overrides or [], profile=profile)
+    if fresh or trial is not None:
+        _replay(experiment, results, trial, fresh)
+        return
+    observer = TerminalObserver(console)
+    summary = run_experiment(
+        experiment, results=results, address=address, tracking_uri=tracking_uri, observer=observer, command=_command()
+    )
+    console.print(describe(summary, time.monotonic() - began), highlight=False)
+    if summary.interrupted:
+        console.print("Interrupted: what was done is kept. The same command goes on from here.")
+        raise typer.Exit(INTERRUPTED)
+    _closing_table(summary.folder, console)
+    console.print(f"MLflow  stillpoint ui {_short(summary.folder)}", highlight=False)
+    if not summary.complete:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def plan(
+    file: File,
+    overrides: Set = None,
+    profile: Profile = None,
+    results: ResultsDir = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print trials, lanes, parameters, FLOPs, memory and expected time, without training."""
+    from suite.loading import load_experiment
+    from suite.planning import make_plan, show_plan
+
+    made = make_plan(load_experiment(file, overrides=overrides or [], profile=profile), results=results)
+    if as_json:
+        print(json.dumps(made.to_dict(), indent=2))
+    else:
+        show_plan(made, Console())
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """Print how many trials are done, and whether a run is at work."""
+    from suite.inspection import show_status
+
+    show_status(folder, Console())
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Fit the laws and write the report again."""
+    from analysis.report import write_report
+
+    console = Console()
+    write_report(folder, command=_command())
+    _closing_table(folder, console)
+
+
+@app.command()
+def ui(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open MLflow on the results; Ctrl-C ends it."""
+    from suite.tracking import serve
+
+    raise typer.Exit(serve(folder, host=host, port=port))
+
+
+@app.command()
+def init(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to write; printed when left out.", show_default=False)
+    ] = None,
+) -> None:
+    """Print a commented experiment to start from."""
+    text = Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
+    if file is None:
+        print(text, end="")
+        return
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(text)
+    except FileExistsError:
+        raise ValueError(f"{file} exists already; choose another name, or remove it") from None
+    print(f"{file} written; next: stillpoint plan {file}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of experiments, for editors."""
+    from suite.reference import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+def _replay(experiment: object, results: Path, trial: str | None, fresh: bool) -> None:
+    from suite.experiment import Experiment
+    from suite.replay import replay
+
+    if trial is None or not fresh:
+        raise ValueError("--trial ID and --fresh go together: they train one stored trial again and compare")
+    assert isinstance(experiment, Experiment)
+    difference = replay(experiment, trial, results=results)
+    print(difference.words)
+    if not difference.same_records:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _closing_table(folder: Path, console: Console) -> None:
+    from analysis.summary import print_summary
+
+    print_summary(folder, console)
+
+
+def _command() -> str:
+    return " ".join(["stillpoint", *sys.argv[1:]])
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main() -> None:
+    """Run a command; bad input ends with one message and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(_fail(error))
+
+
+def _fail(error: Exception) -> int:
+    """Say what went wrong; the exit code tells which kind it was. A defect of Stillpoint keeps its traceback."""
+    from click import ClickException
+
+    if isinstance(error, ClickException):
+        error.show()
+        return BAD_INPUT
+    kind = type(error).__name__
+    if kind not in ("LockedError", "ClusterError") and not isinstance(error, ValueError | OSError):
+        raise error
+    print(f"stillpoint: {error}", file=sys.stderr)
+    return LOCKED if kind == "LockedError" else BAD_INPUT
