@@ -1,27 +1,16 @@
-"""How many slots to stack for a shape of trial, and what a step then costs: measured, because it depends on caches.
-
-A result is kept per machine, so that the same shape gets the same slots, and with them identical bits, every time.
-"""
+"""How many slots to stack for a shape of trial, and what a step then costs: measured, because it depends on caches."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from suite.experiment import Budget, TrialSettings
 from suite.lanes import CANDIDATE_SLOTS, Cost
-from suite.storage import Folder
 from suite.training.lane import Lane, tower_specs
 from suite.training.loop import slot_bytes
-from suite.worker import machine
 
 MEASURE_SECONDS = 0.15
 """Time given to each candidate number of slots."""
@@ -71,32 +60,3 @@ def _memory_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info()[1]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-class Cache:
-    """Costs measured earlier on this machine, in the user's cache folder; a damaged file counts as empty."""
-
-    def __init__(self, *, device: str, threads: int) -> None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._folder = Folder(base / "stillpoint")
-        found = machine(device)
-        self._prefix = f"{found['hardware']}|{found['torch_version']}|{threads}|{device}|"
-
-    def read(self) -> dict[str, Cost]:
-        """Cost by shape key."""
-        stored = self._all()
-        mine = {key: value for key, value in stored.items() if key.startswith(self._prefix)}
-        return {key.removeprefix(self._prefix): Cost(**value) for key, value in mine.items()}
-
-    def add(self, costs: Mapping[str, Cost]) -> None:
-        """Keep these too; a folder that cannot be written is no reason to stop."""
-        stored = self._all() | {self._prefix + key: asdict(cost) for key, cost in costs.items()}
-        with suppress(OSError):
-            self._folder.write("calibration.json", json.dumps(stored, indent=0).encode())
-
-    def _all(self) -> dict[str, dict[str, Any]]:
-        with suppress(OSError, ValueError):
-            stored = json.loads(self._folder.read("calibration.json"))
-            if isinstance(stored, dict):
-                return stored
-        return {}

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from suite.costs import CostCache
 from suite.experiment import Experiment
 from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
+from suite.orders import Order, Progress
 from suite.progress import Observer, duration
 from suite.results import ENDED, Results
 from suite.storage import Folder, locked
@@ -29,7 +31,6 @@ from suite.trials import Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:
     from suite.delivery import Delivery
-    from suite.worker import Order, Progress
 
 MERGE_SECONDS = 600.0
 """Least time between two merges of commits into tables while training goes on."""
@@ -221,8 +222,6 @@ class _Run:
             connection.__exit__(None, None, None)
 
     def _order(self, lane: Lane, versions: dict[str, str]) -> Order:
-        from suite.worker import Order
-
         experiment, needed = self.experiment, self.experiment.resources
         return Order(
             root=self.folder.root,
@@ -338,12 +337,10 @@ def shape_costs(
     calibrate: Callable[[dict[str, dict[str, Any]]], dict[str, Cost]],
 ) -> dict[str, Cost]:
     """Cost by shape. Slots chosen once stay chosen, because bits depend on them."""
-    from suite.calibration import Cache
-
     needed = experiment.resources
     device = "cuda" if needed.gpus else "cpu"
     shapes = groups(tasks)
-    cache = Cache(device=device, threads=needed.cpus)
+    cache = CostCache(device=device, threads=needed.cpus)
     known = cache.read() | {key: Cost(**cost) for key, cost in earlier.items()}
     unknown = {
         key: {"settings": members[0].settings, "num_trials": len(members), "threads": needed.cpus, "device": device}

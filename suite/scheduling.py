@@ -14,9 +14,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from suite.lanes import Cost
+from suite.orders import Order, Progress
 from suite.storage import Folder
 from suite.trials import Task
-from suite.worker import Attempt, Order, Progress
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
@@ -94,6 +94,8 @@ class Board:
 @ray.remote(max_calls=0, max_retries=0)
 def _train(order: Order, board: Any) -> list[str]:
     """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
+    from suite.worker import Attempt
+
     told: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
     try:

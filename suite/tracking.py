@@ -16,16 +16,18 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+T = TypeVar("T")
+Rows = dict[int, Mapping[str, Any]]
 TrialStatus = Literal["running", "finished", "diverged", "timeout", "failed", "pending"]
 
 MAX_POINTS = 100
@@ -294,10 +296,21 @@ class _Child:
         params, tags, latest = set(data.params), dict(data.tags), dict(data.metrics)
         return cls(info.run_id, info.status, info.end_time, params, tags, latest, points)
 
-    def delivered(self) -> tuple[str, set[int]]:
-        """Outcome and steps of the updates that were written completely."""
-        outcome, _, steps = self.tags.get("delivered", "").partition(" ")
-        return outcome, {int(step) for step in steps.split(",") if step}
+    def delivered_steps(self) -> set[int]:
+        """Steps whose records were written, or had no room."""
+        return {int(step) for step in self.tags.get("delivered_steps", "").split(",") if step}
+
+    def holds(self, update: TrialUpdate, steps: Set[int]) -> bool:
+        """Whether the update was written completely, in this session or an earlier one."""
+        return self.tags.get("delivered_outcome") == _outcome(update) and steps <= self.delivered_steps()
+
+    def remember(self, points: list[Point], params: dict[str, str], tags: dict[str, str]) -> None:
+        """Note what was written."""
+        assert self.points is not None
+        self.points |= {(p.key, p.step) for p in points}
+        self.latest |= {p.key: p.value for p in points}
+        self.params |= params.keys()
+        self.tags |= tags
 
 
 class _Mirror:
@@ -332,13 +345,12 @@ class _Mirror:
         if child is None:
             self._resume_parent()
             child = self._children[update.trial_id] = self._create(update)
-        elif child.status != "RUNNING" and _is_late(update, child.ended_ms):
-            return self._log(child, update, rows, child.delivered()[0])
-        outcome, steps = child.delivered()
-        if outcome != _outcome(update) or not rows.keys() <= steps:
+        if child.status != "RUNNING" and _is_late(update, child.ended_ms):
+            self._log(child, update, rows, {})
+        elif not child.holds(update, rows.keys()):
             self._resume_parent()
             self._set_status(child, update)
-            self._log(child, update, rows, _outcome(update))
+            self._log(child, update, rows, _outcome_tags(update))
 
     def _create(self, update: TrialUpdate) -> _Child:
         tags = {**update.tags, "kind": "trial", "sweep": self._sweep.sweep_id, "trial_id": update.trial_id}
@@ -362,54 +374,39 @@ class _Mirror:
             child.ended_ms = ended
         child.status = status
 
-    def _log(self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]], outcome: str) -> None:
-        """Everything new in one call; the tag `delivered` comes last, so it never promises too much."""
+    def _log(self, child: _Child, update: TrialUpdate, rows: Rows, tags: dict[str, str]) -> None:
+        """Everything new in one call; MLflow writes tags last, so `delivered_steps` never promises too much."""
         from mlflow.entities import Metric, Param, RunTag
 
-        points, complete = self._new_points(child, update, rows)
+        points, left_out = self._new_points(child, update, rows)
         params = {k: _short(v) for k, v in update.params.items() if v is not None and k not in child.params}
-        tags = self._new_tags(child, update, rows, complete)
-        batch = [Param(key, value) for key, value in params.items()]
-        while len(batch) > MAX_PARAMS_PER_BATCH:
-            self._client.log_batch(child.run_id, params=batch[:MAX_PARAMS_PER_BATCH])
-            batch = batch[MAX_PARAMS_PER_BATCH:]
+        tags |= {"delivered_steps": ",".join(map(str, sorted(child.delivered_steps() | rows.keys())))}
+        tags |= {"incomplete": f"no more than {MAX_POINTS} metric points are kept here"} if left_out else {}
+        tags = {key: value for key, value in tags.items() if child.tags.get(key, "") != value}
+        *early, last = _chunks([Param(key, value) for key, value in params.items()], MAX_PARAMS_PER_BATCH)
+        for chunk in early:
+            self._client.log_batch(child.run_id, params=chunk)
         metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
-        self._client.log_batch(child.run_id, metrics, batch, [RunTag(key, value) for key, value in tags.items()])
-        assert child.points is not None
-        child.points |= {(p.key, p.step) for p in points}
-        child.latest |= {p.key: p.value for p in points}
-        child.params |= params.keys()
-        child.tags |= tags
+        self._client.log_batch(child.run_id, metrics, last, [RunTag(key, value) for key, value in tags.items()])
+        child.remember(points, params, tags)
 
-    def _new_points(
-        self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]]
-    ) -> tuple[list[Point], bool]:
-        """The points MLflow does not hold yet, and whether there was room for all of them.
+    def _new_points(self, child: _Child, update: TrialUpdate, rows: Rows) -> tuple[list[Point], int]:
+        """The points MLflow does not hold yet, and how many more there was no room for.
 
         The summary goes first, then the last record, because what has no room is left out.
         """
         if child.points is None:
             keys = child.latest
             child.points = {(key, m.step) for key in keys for m in self._client.get_metric_history(child.run_id, key)}
-        wanted = [p for p in summary_points(update) if child.latest.get(p.key) != p.value]
-        for row in sorted(rows.values(), key=lambda row: not row["final"]):
-            wanted += curve_points(row)
-        new = {(p.key, p.step): p for p in reversed(wanted) if (p.key, p.step) not in child.points}
-        points = list(reversed(new.values()))
+        new: dict[tuple[str, int], Point] = {}
+        changed = [p for p in summary_points(update) if child.latest.get(p.key) != p.value]
+        last_first = sorted(rows.values(), key=lambda row: not row["final"])
+        for point in (*changed, *(p for row in last_first for p in curve_points(row))):
+            if (point.key, point.step) not in child.points:
+                new.setdefault((point.key, point.step), point)
+        points = list(new.values())
         room = max(MAX_POINTS - len(child.points), 0)
-        return points[:room], len(points) <= room
-
-    def _new_tags(
-        self, child: _Child, update: TrialUpdate, rows: dict[int, Mapping[str, Any]], complete: bool
-    ) -> dict[str, str]:
-        steps = sorted(child.delivered()[1] | rows.keys())
-        tags = {**update.tags, "status": update.status}
-        if update.error or child.tags.get("error"):
-            tags["error"] = update.error or ""
-        if not complete:
-            tags["incomplete"] = f"{MAX_POINTS} metric points are reached, the results folder has all numbers"
-        tags = _shortened(tags) | {"delivered": f"{_outcome(update)} {','.join(map(str, steps))}"}
-        return {key: value for key, value in tags.items() if child.tags.get(key) != value}
+        return points[:room], len(points[room:])
 
     def _end(self, ending: _Ending) -> None:
         run_id, client = self._parent.run_id, self._client
@@ -441,10 +438,10 @@ class Point:
     step: int
 
 
-def browsable_rows(update: TrialUpdate) -> dict[int, Mapping[str, Any]]:
+def browsable_rows(update: TrialUpdate) -> Rows:
     """The records MLflow shows, by step: the thinned grid and the last record."""
     per_decade = int(update.params.get("records_per_decade") or 16)
-    rows: dict[int, Mapping[str, Any]] = {}
+    rows: Rows = {}
     for row in update.records:
         if row["final"] or is_browsable(int(row["step"]), per_decade):
             rows.setdefault(int(row["step"]), row)
@@ -485,16 +482,38 @@ def _outcome(update: TrialUpdate) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=float).encode()).hexdigest()[:12]
 
 
+def _outcome_tags(update: TrialUpdate) -> dict[str, str]:
+    """The tags that say how the trial stands; an error that is over becomes empty."""
+    tags = {**update.tags, "status": update.status, "error": update.error or ""}
+    return _shortened(tags) | {"delivered_outcome": _outcome(update)}
+
+
 def _client(uri: str) -> MlflowClient:
     """Import MLflow without a word on the terminal, and make a client."""
     for key, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy|google|pydantic)\b.*")
+    _probe(uri)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
+
+
+def _probe(uri: str) -> None:
+    """Fail at once for a database that cannot be opened: MLflow itself would retry for minutes without a word."""
+    if uri.split(":")[0].split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}:
+        from sqlalchemy import create_engine, inspect, make_url
+
+        url = make_url(uri)
+        if url.drivername.startswith("sqlite") and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url)
+        try:
+            inspect(engine).has_table("experiments")
+        finally:
+            engine.dispose()
 
 
 def _experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:
@@ -536,7 +555,7 @@ def _is_refusal(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     """The cause in a few words, without passwords."""
-    text = redacted(" ".join(str(error).split()))
+    text = redacted(" ".join(str(getattr(error, "orig", error)).split()))
     for pattern, reason in (
         (r"(?i)refused", "connection refused"),
         (r"(?i)timed out|timeout", "no answer in time"),
@@ -546,6 +565,11 @@ def _reason(error: Exception) -> str:
         if re.search(pattern, text):
             return reason
     return (text or type(error).__name__)[:160].rstrip(" .")
+
+
+def _chunks(items: list[T], size: int) -> list[list[T]]:
+    """Lists of at most `size` items; at least one list, empty for no items."""
+    return [items[i : i + size] for i in range(0, len(items), size)] or [[]]
 
 
 def _is_finite(value: Any) -> bool:

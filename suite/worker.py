@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from suite.commits import Address, Commit, attempt_folder, decode_state, encode
-from suite.experiment import Budget
+from suite.commits import Address, Commit, decode_state, encode
+from suite.machine import machine
+from suite.orders import Order, Progress
 from suite.storage import Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.lane import tower_specs
@@ -25,44 +20,6 @@ from suite.trials import Task
 COMMIT_SECONDS = 20.0
 """Least time between two commits; also at least 20 times what the last one took."""
 PROGRESS_SECONDS = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """All a worker needs to know for one attempt at one lane."""
-
-    root: Path
-    epoch: int
-    lane: str
-    attempt: int
-    tasks: list[Task]
-    slots: int
-    threads: int
-    device: str
-    budget: Budget
-    stop_below: float
-    stationary_below: float
-    keep_states: bool
-    accepted: list[str] = field(default_factory=list)
-    predecessor: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    """Versions that the driver knows: columns of the trial table."""
-
-    @property
-    def folder(self) -> str:
-        """Where this attempt writes."""
-        return attempt_folder(self.epoch, self.lane, self.attempt)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a worker tells the driver while it runs; a hint, which may be lost. `work` is in steps times FLOPs."""
-
-    lane: str
-    attempt: int
-    steps_done: int
-    running: dict[str, int]
-    commits: list[str]
 
 
 class Attempt:
@@ -148,20 +105,3 @@ def _utc(milliseconds: int | None) -> str | None:
     if milliseconds is None:
         return None
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
-
-
-@lru_cache
-def machine(device: str) -> dict[str, Any]:
-    """What the trial ran on: columns of the trial table."""
-    return {
-        "torch_version": torch.__version__,
-        "python_version": platform.python_version(),
-        "hardware": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
-        "host": socket.gethostname(),
-    }
-
-
-def _processor() -> str:
-    with Path("/proc/cpuinfo").open() as lines:
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -29,8 +32,16 @@ class Digits(Source):
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Two views of `samples` digits: (n, p), (n, p)."""
-        from sklearn.datasets import load_digits
-
-        pixels = load_digits().data
+        pixels = _pixels()
         chosen = rng.permutation(len(pixels))[: self.samples]
         return self.views(pixels[chosen], (8, 8), rng)
+
+
+@cache
+def _pixels() -> np.ndarray:
+    """The images (1797, 64), read from scikit-learn's file: importing the library would cost each worker seconds."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    return np.loadtxt(path, delimiter=",")[:, :-1]

@@ -1,0 +1,33 @@
+"""What trials run on: hardware and versions, which decide bits."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@lru_cache
+def machine(device: str) -> dict[str, Any]:
+    """What the trial ran on: columns of the trial table."""
+    return {
+        "torch_version": version("torch"),
+        "python_version": platform.python_version(),
+        "hardware": _accelerator() if device.startswith("cuda") else _processor(),
+        "host": socket.gethostname(),
+    }
+
+
+def _accelerator() -> str:
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def _processor() -> str:
+    with Path("/proc/cpuinfo").open() as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

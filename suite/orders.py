@@ -1,0 +1,48 @@
+"""What the driver and a lane's worker say to each other, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from suite.commits import attempt_folder
+from suite.experiment import Budget
+from suite.trials import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """All a worker needs to know for one attempt at one lane."""
+
+    root: Path
+    epoch: int
+    lane: str
+    attempt: int
+    tasks: list[Task]
+    slots: int
+    threads: int
+    device: str
+    budget: Budget
+    stop_below: float
+    stationary_below: float
+    keep_states: bool
+    accepted: list[str] = field(default_factory=list)
+    predecessor: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions that the driver knows: columns of the trial table."""
+
+    @property
+    def folder(self) -> str:
+        """Where this attempt writes."""
+        return attempt_folder(self.epoch, self.lane, self.attempt)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a worker tells the driver while it runs; a hint, which may be lost. `work` is in steps times FLOPs."""
+
+    lane: str
+    attempt: int
+    steps_done: int
+    running: dict[str, int]
+    commits: list[str]
