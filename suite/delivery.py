@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from suite.commits import Commit
-from suite.results import ENDED, Results
+from suite.results import Results
 from suite.tables import Row
 from suite.tracking import Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted
-from suite.trials import Trial, flatten
+from suite.trials import ENDED, Trial, flatten
 
 SUMMARY = (
     "scaled_grad_norm_sq",

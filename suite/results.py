@@ -22,10 +22,9 @@ from suite.commits import Address, Commit, decode
 from suite.storage import Folder
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.records import is_record_step
-from suite.trials import Trial, flatten
+from suite.trials import ENDED, Trial, flatten
 
 UNPLANNED = "unplanned/"
-ENDED = ("finished", "diverged")
 DESCENT_REGIME_SHARE = 0.01
 """A trial is in the descent regime if at most this share of its steps violates descent."""
 _SAVED = -1

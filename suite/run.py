@@ -23,14 +23,14 @@ from suite.costs import CostCache
 from suite.experiment import Experiment
 from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
-from suite.orders import Order, Progress
 from suite.progress import Observer, duration
-from suite.results import ENDED, Results
 from suite.storage import Folder, locked
-from suite.trials import Expansion, Task, Trial, expand, missing
+from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:
     from suite.delivery import Delivery
+    from suite.orders import Order, Progress
+    from suite.results import Results
 
 MERGE_SECONDS = 600.0
 """Least time between two merges of commits into tables while training goes on."""
@@ -70,6 +70,8 @@ def run(
         LockedError: another process is writing to the same results folder.
         ClusterError: Ray cannot be reached.
     """
+    from suite.results import Results
+
     observer = observer or Observer()
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(experiment)
@@ -222,6 +224,8 @@ class _Run:
             connection.__exit__(None, None, None)
 
     def _order(self, lane: Lane, versions: dict[str, str]) -> Order:
+        from suite.orders import Order
+
         experiment, needed = self.experiment, self.experiment.resources
         return Order(
             root=self.folder.root,

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from suite.experiment import Budget, Experiment, TrialSettings
 
+ENDED = ("finished", "diverged")
+"""Statuses of a trial that needs no more training within its budget."""
 _SHORT = {
     "encoder.width": "m",
     "encoder.depth": "L",

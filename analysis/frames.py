@@ -1,0 +1,131 @@
+"""Tidy frames of a sweep, from a results folder or from MLflow; every later step of the analysis starts here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from analysis.observations import column_name
+
+FORMAT_VERSION = 1
+"""Newest version of the tables that this code reads."""
+ENDED = ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class Results:
+    """One sweep: `trials` has a row per trial, `passages` per trial and threshold, `records` per measured step."""
+
+    trials: pd.DataFrame
+    passages: pd.DataFrame
+    records: pd.DataFrame
+    experiment: dict[str, Any]
+    """Name, description, sweep id, stationary_below, budget and laws of the experiment."""
+    axes: list[str]
+    """Full paths of the swept settings."""
+    folder: Path | None
+    """None if read from MLflow."""
+
+    def axis(self, name: str) -> str | None:
+        """The swept path with this last component, such as `width`; None if it is not swept."""
+        return next((axis for axis in self.axes if axis.rpartition(".")[2] == name and ".key." not in axis), None)
+
+
+def load_results(source: str | Path, *, experiment: str | None = None) -> Results:
+    """Results of a sweep from a folder (RESULTS/<experiment>, or RESULTS with one experiment) or an MLflow address.
+
+    From MLflow come trials and thinned records; passages are empty there.
+
+    Raises:
+        ValueError: nothing of the kind is there, several are and `experiment` does not choose, or it is newer.
+    """
+    if "://" in str(source):
+        from analysis.mlflow_frames import load_from_mlflow
+
+        return load_from_mlflow(str(source), experiment=experiment)
+    folder = _folder(Path(source), experiment)
+    trials, metadata = _read(folder / "trials.parquet")
+    passages, _ = _read(folder / "passages.parquet")
+    records, _ = _read(folder / "records.parquet")
+    return Results(trials, passages, records, metadata["experiment"], metadata["axes"], folder)
+
+
+def _folder(source: Path, experiment: str | None) -> Path:
+    if experiment is None and (source / "trials.parquet").exists():
+        return source
+    found = {path.parent.name: path.parent for path in sorted(source.glob("*/trials.parquet"))}
+    if experiment is not None and experiment in found:
+        return found[experiment]
+    if experiment is None and len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise ValueError(f"{source} holds no results (no trials.parquet); give a folder such as results/quickstart")
+    wanted = "which one" if experiment is None else f"{experiment!r} is not among them"
+    raise ValueError(f"{source} holds results of {', '.join(found)}: {wanted}? Pass experiment=NAME or its folder")
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+        metadata = {key.decode(): json.loads(text) for key, text in (table.schema.metadata or {}).items()}
+        written_by = metadata["format_version"]
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; run the experiment again to complete its folder") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a table of results: {error}") from None
+    if written_by > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} was written by a newer Stillpoint (format {written_by}); this one reads {FORMAT_VERSION}"
+        )
+    return table.replace_schema_metadata(None).to_pandas(), metadata
+
+
+def passage_frame(
+    results: Results, *, epsilon: Sequence[float] | None = None, relative: bool = False, among: str = "descent"
+) -> pd.DataFrame:
+    """One row per trial and threshold with the trial's settings; a threshold not reached is `censored` at its end.
+
+    Trials that start below a threshold are left out of it. `among` is `descent` (the descent regime) or `finished`.
+    """
+    trials = chosen_trials(results, among)
+    passages = results.passages[results.passages.relative == relative]
+    if epsilon is not None:
+        near = [(passages.epsilon / wanted - 1).abs() < 1e-4 for wanted in epsilon]
+        passages = passages[pd.concat(near, axis=1).any(axis=1)]
+    rows = passages[~passages.at_init].merge(trials, on="trial_id", validate="many_to_one")
+    censored = ~rows.reached.astype(bool)
+    steps = rows.steps_to_stationarity.astype(float).where(~censored, rows.steps)
+    time = rows.time_to_stationarity.where(~censored, rows.time)
+    return rows.assign(censored=censored, steps_to_stationarity=steps, time_to_stationarity=time)
+
+
+def chosen_trials(results: Results, among: str) -> pd.DataFrame:
+    """Trials that finished; with `descent` only those in the descent regime."""
+    trials = results.trials[results.trials.status == "finished"]
+    return trials[trials.descent_regime.fillna(False).astype(bool)] if among == "descent" else trials
+
+
+def law_frame(results: Results, spec: dict[str, Any]) -> pd.DataFrame:
+    """The rows that a law of the experiment is fitted to; `censored` is there if its y can be."""
+    among = spec.get("among", "descent")
+    if spec["y"] in results.passages.columns:
+        thresholds = None if "epsilon" in spec["x"] else spec.get("epsilon")
+        if spec.get("epsilon"):
+            thresholds = spec["epsilon"]
+        return passage_frame(results, epsilon=thresholds, relative=spec.get("relative", False), among=among)
+    return chosen_trials(results, among)
+
+
+def resolve_axis(results: Results, frame: pd.DataFrame, name: str) -> str:
+    """The full column name: swept paths go before others with the same last component.
+
+    Raises:
+        ValueError: no such column, or several.
+    """
+    return results.axis(name) or column_name([c for c in frame.columns if not frame[c].isna().all()], name)

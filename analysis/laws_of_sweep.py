@@ -1,0 +1,145 @@
+"""The laws an experiment asks for, fitted to its results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.fitting import Estimate, Fit, fit_law
+from analysis.frames import Results, law_frame, resolve_axis
+
+FITS_VERSION = 1
+WORDS = {
+    "steps_to_stationarity": "T(ε) in steps",
+    "time_to_stationarity": "T(ε) in ηt",
+    "displacement": "displacement",
+    "scaled_grad_norm_sq": "scaled G",
+}
+
+
+@dataclass(frozen=True)
+class SweepFit:
+    """One law for one group of trials: the fit, or in plain words why there is none."""
+
+    spec: dict[str, Any]
+    y: str
+    x: tuple[str, ...]
+    by: str | None
+    group: Any
+    fit: Fit | None
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What is fitted, for people: T(ε) in steps, ε = 0.001, depth 2."""
+        parts = [WORDS.get(self.spec["y"], self.spec["y"])]
+        if self.spec.get("epsilon") and "epsilon" not in self.x:
+            parts.append("ε = " + ", ".join(f"{epsilon:g}" for epsilon in self.spec["epsilon"]))
+        if self.by is not None:
+            parts.append(f"{short(self.by)} {word(self.group)}")
+        return ", ".join(parts)
+
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        law = self.spec["law"]
+        if self.fit is None:
+            return f"{self.title}: no {law} law could be fitted, because {self.reason}"
+        fit = self.fit
+        parts = [_exponent_words(name, estimate, fit) for name, estimate in fit.parameters.items() if name != "A"]
+        counted = f"{fit.num_points} points, {fit.num_clusters} seeds"
+        if fit.num_censored:
+            counted += f", {fit.num_censored} of them not reached in time"
+        note = f" Note: {fit.message}" if fit.message else ""
+        return f"{self.title}: {_form(fit)} with {' and '.join(parts)} ({counted}).{note}"
+
+
+def _form(fit: Fit) -> str:
+    variables = [short(x) for x in fit.x]
+    if len(variables) == 1:
+        power = f"A · {variables[0]}^−a"
+        return f"E + {power}" if fit.law == "offset-power" else power
+    return "A · " + " · ".join(f"{v}^−a_{v}" for v in variables)
+
+
+def _exponent_words(name: str, estimate: Estimate, fit: Fit) -> str:
+    return f"{name} = {number(estimate.value)} {interval(estimate, fit.confidence)}"
+
+
+def interval(estimate: Estimate, confidence: float = 0.95) -> str:
+    """[low, high] with its level; an open side is said so."""
+    low, high = (None if v is None or not abs(v) < 1e12 else v for v in (estimate.low, estimate.high))
+    if low is None and high is None:
+        return "[undecided by these data]"
+    sides = ("−∞" if low is None else number(low), "∞" if high is None else number(high))
+    return f"[{sides[0]}, {sides[1]}] ({confidence:.0%})"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where it reads well."""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return text.replace("-", "−")
+    return f"{value:.2e}".replace("-", "−")
+
+
+def short(path: str) -> str:
+    """The last component of a setting's path."""
+    return path.rpartition(".")[2]
+
+
+def word(value: Any) -> str:
+    """A value of an axis, for people."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fit_sweep(results: Results) -> list[SweepFit]:
+    """Every law of the experiment, once for each value of its `by`."""
+    return [fitted for spec in results.experiment.get("laws", []) for fitted in _fits(results, spec)]
+
+
+def _fits(results: Results, spec: dict[str, Any]) -> list[SweepFit]:
+    try:
+        frame = law_frame(results, spec)
+        x = tuple("epsilon" if name == "epsilon" else resolve_axis(results, results.trials, name) for name in spec["x"])
+        by = None if spec.get("by") is None else resolve_axis(results, results.trials, spec["by"])
+    except ValueError as error:
+        return [SweepFit(spec, spec["y"], tuple(spec["x"]), spec.get("by"), None, None, str(error))]
+    groups = [None] if by is None else sorted(results.trials[by].dropna().unique().tolist())
+    return [_fit(frame, spec, x, by, group) for group in groups]
+
+
+def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], by: str | None, group: Any) -> SweepFit:
+    part = frame if by is None else frame[frame[by] == group]
+    censored = "censored" if "censored" in part.columns else None
+    try:
+        if part.empty:
+            raise ValueError("no trial of this group is among those to fit")
+        if censored and bool(part["censored"].all()):
+            raise ValueError("no trial reached the threshold")
+        fit = fit_law(part, law=spec["law"], y=spec["y"], x=x, cluster="seed", censored=censored)
+    except ValueError as error:
+        return SweepFit(spec, spec["y"], x, by, group, None, str(error))
+    return SweepFit(spec, spec["y"], x, by, group, fit, "")
+
+
+def write_fits(fits: list[SweepFit], path: Path) -> None:
+    """fits.json: every law with its parameters, or the reason why there are none."""
+    entries = [
+        {
+            **{key: f.spec.get(key) for key in ("law", "y", "epsilon", "relative", "among")},
+            "x": list(f.x),
+            "by": f.by,
+            "group": f.group,
+            "fit": None if f.fit is None else f.fit.to_dict(),
+            "reason": f.reason,
+        }
+        for f in fits
+    ]
+    content = {"format_version": FITS_VERSION, "fits": entries}
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
