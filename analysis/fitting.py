@@ -1,0 +1,417 @@
+"""Fit a scaling law to a table, with intervals, a status in words and the error of extrapolating.
+
+Without censoring the estimator is Huber's on log residuals; with right-censored rows it is the likelihood of a
+log-normal accelerated failure time. Intervals take the seed as the cluster: a seed jackknife for laws that are linear
+in logarithms, a profile likelihood for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.censoring import LogNormalTime, fit_log_normal
+from analysis.intervals import (
+    ProfileLimits,
+    Spread,
+    check_confidence,
+    independent_spread,
+    jackknife_spread,
+    profile_limits,
+    wilson_interval,
+)
+from analysis.laws import LAWS, Array, Law, Parameter
+from analysis.observations import Observations, log_columns, observe, resolve
+from analysis.optimum import Objective, Optimum
+from analysis.robust import EFFICIENT, Huber, fit_huber, log_likelihood
+
+__all__ = ["Comparison", "Estimate", "Fit", "compare_laws", "fit_law", "wilson_interval"]
+
+Status = Literal["converged", "on-bound", "undecided", "failed"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A parameter with its interval; an infinite limit means that the data do not set one."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A law fitted to a table."""
+
+    law: str
+    y: str
+    x: tuple[str, ...]
+    parameters: dict[str, Estimate]
+    """By name: A, E, and exponents: `a` for one variable, `a_<last component>` for several."""
+    confidence: float
+    """Of the intervals in `parameters`."""
+    sigma: float
+    """Standard deviation of log y around the law."""
+    status: Status
+    """`converged`; `on-bound` or `undecided`: do not report the parameters as a result, the message says why;
+    `failed`: no optimum was reached."""
+    message: str
+    """What to know about this fit, in words; empty when there is nothing."""
+    num_points: int
+    num_clusters: int
+    num_censored: int
+    scales: dict[str, tuple[float, ...]]
+    """Distinct values of each x."""
+    log_likelihood: float
+    """Of log y; the scale counts as a parameter in `aic` and `bic`."""
+    aic: float
+    bic: float
+    extrapolation_error: float | None
+    """Root mean squared log error at the largest scale of the first x, from a fit without it; a censored row counts
+    only as far as the prediction falls short of it. None if that fit is impossible."""
+    method: str
+    """Estimator and how the intervals were made."""
+    theta: Array = field(repr=False, compare=False)
+    """Parameters in fitted coordinates: (q,)."""
+    spread: Spread = field(repr=False, compare=False)
+    """Of theta; `interval` uses it."""
+
+    def predict(self, table: pd.DataFrame | Mapping[str, Any]) -> Array:
+        """Median of y at each row of x: columns or keys named as in `x`, or by their last component: (n,)."""
+        return np.exp(LAWS[self.law].log_median(self.theta, log_columns(table, self.x)))
+
+    def interval(self, table: pd.DataFrame | Mapping[str, Any], confidence: float = 0.95) -> tuple[Array, Array]:
+        """Interval of the median of y at each row of x, by the delta method in log y: (n,), (n,)."""
+        check_confidence(confidence)
+        log_x = log_columns(table, self.x)
+        centre, jacobian = LAWS[self.law].log_median(self.theta, log_x), LAWS[self.law].jacobian(self.theta, log_x)
+        variance = np.einsum("ni,ij,nj->n", jacobian, self.spread.covariance, jacobian)
+        half = self.spread.quantile(confidence) * np.sqrt(np.maximum(variance, 0.0))
+        with np.errstate(over="ignore"):
+            return np.exp(centre - half), np.exp(centre + half)
+
+    def sentence(self) -> str:
+        """The fitted law with its exponents and intervals, in one line."""
+        exponents = [name for name in self.parameters if name not in ("A", "E")]
+        factors = [
+            f"{x.rsplit('.', 1)[-1]}^{_power(self.parameters[name])}" for x, name in zip(self.x, exponents, strict=True)
+        ]
+        offset = self.parameters.get("E")
+        level = f"{offset.value:.4g} [{offset.low:.4g}, {offset.high:.4g}] + " if offset else ""
+        text = f"{self.y} = {level}{self.parameters['A'].value:.4g} {' '.join(factors)}"
+        return f"{text} ({self.message})" if self.message else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: numbers that are infinite or not a number become None."""
+        names = [name for name in self.__dataclass_fields__ if name not in ("theta", "spread")]
+        return {name: _json(getattr(self, name)) for name in names}
+
+
+def fit_law(
+    frame: pd.DataFrame,
+    *,
+    law: str,
+    y: str,
+    x: str | Sequence[str],
+    cluster: str | None = "seed",
+    censored: str | None = None,
+    hold_out: bool = True,
+    confidence: float = 0.95,
+    tuning: float = EFFICIENT,
+) -> Fit:
+    """Fit `law` of the columns `x` to the column `y`; all must be > 0. Names may be an unambiguous last component.
+
+    `cluster` names the rows that share a draw; the default counts rows as independent where there is no such column.
+    Rows flagged by `censored` hold a lower bound of y. `tuning` is Huber's constant in residual standard deviations
+    (inf is least squares); censored fits do not use it.
+
+    Raises ValueError for columns, values or designs from which the law cannot be fitted.
+    """
+    form = _law_named(law)
+    check_confidence(confidence)
+    names = [resolve(frame, name) for name in ([x] if isinstance(x, str) else x)]
+    y = resolve(frame, y)
+    cluster = _cluster_column(frame, cluster)
+    censored = resolve(frame, censored) if censored is not None else None
+    data = observe(frame, y=y, x=names, cluster=cluster, censored=censored)
+    _check_design(form, names, data)
+    parameters = form.parameters(names)
+    solution = _solve(form, parameters, data, tuning)
+    estimates, spread, method = _estimates(form, parameters, solution, confidence, cluster)
+    status, message = _judge(form, names, parameters, solution, estimates)
+    error = _extrapolation_error(form, names, data, tuning) if hold_out else None
+    num_free = len(parameters) + 1
+    return Fit(
+        law=law,
+        y=y,
+        x=tuple(names),
+        parameters=estimates,
+        confidence=confidence,
+        sigma=solution.sigma,
+        status=status,
+        message=message,
+        num_points=len(data),
+        num_clusters=data.num_clusters,
+        num_censored=int(data.censored.sum()),
+        scales=_scales(frame, names),
+        log_likelihood=solution.log_likelihood,
+        aic=2 * num_free - 2 * solution.log_likelihood,
+        bic=num_free * float(np.log(len(data))) - 2 * solution.log_likelihood,
+        extrapolation_error=error,
+        method=method,
+        theta=solution.optimum.theta[: len(parameters)],
+        spread=Spread(
+            spread.covariance[: len(parameters), : len(parameters)], spread.degrees_of_freedom, spread.source
+        ),
+    )
+
+
+def _law_named(name: str) -> Law:
+    if name not in LAWS:
+        raise ValueError(f"there is no law {name!r}; there are {', '.join(LAWS)}")
+    return LAWS[name]
+
+
+def _cluster_column(frame: pd.DataFrame, cluster: str | None) -> str | None:
+    """The full name; None where the default, `seed`, is not a column."""
+    if cluster == "seed" and not any(str(name).rsplit(".", 1)[-1] == "seed" for name in frame.columns):
+        return None
+    return None if cluster is None else resolve(frame, cluster)
+
+
+def _scales(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(float(value) for value in np.unique(frame[name].astype(float))) for name in names}
+
+
+def _check_design(law: Law, names: Sequence[str], data: Observations) -> None:
+    """Raise ValueError where the rows cannot determine the law's parameters."""
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"x is {', '.join(names) or 'empty'}: name each variable once")
+    if law.max_variables is not None and len(names) > law.max_variables:
+        raise ValueError(
+            f"the law {law.name!r} takes {law.max_variables} variable, given {len(names)}: {', '.join(names)}"
+        )
+    needed = len(law.parameters(names)) + 1
+    if len(data) < needed:
+        raise ValueError(
+            f"the law {law.name!r} needs at least {needed} rows (its parameters and one more), given {len(data)}"
+        )
+    seen = data.log_x[~data.censored]
+    told = " that are not censored" if data.censored.any() else ""
+    if len(seen) < needed:
+        raise ValueError(f"the law {law.name!r} needs at least {needed} rows{told}, given {len(seen)} of {len(data)}")
+    for name, column in zip(names, seen.T, strict=True):
+        if (given := len(np.unique(column))) < law.min_scales:
+            raise ValueError(
+                f"the law {law.name!r} needs at least {law.min_scales} distinct values of {name!r}{told}, given {given}"
+            )
+    if np.linalg.matrix_rank(seen - seen.mean(axis=0)) < len(names):
+        raise ValueError(f"{' and '.join(names)} move together in these rows, so their exponents cannot be told apart")
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """An optimum with the objective it belongs to."""
+
+    objective: Objective
+    optimum: Optimum
+    sigma: float
+    log_likelihood: float
+
+
+def _solve(law: Law, parameters: Sequence[Parameter], data: Observations, tuning: float) -> _Solution:
+    """Huber's estimate, or the likelihood's where rows are censored."""
+    lower, upper = np.array([p.lower for p in parameters]), np.array([p.upper for p in parameters])
+    starts = law.starts(data.log_x, data.log_y)
+    if data.censored.any():
+        objective = LogNormalTime(law, data, np.append(lower, -20.0), np.append(upper, 20.0))
+        optimum = fit_log_normal(objective, starts)
+        return _Solution(objective, optimum, float(np.exp(optimum.theta[-1])), -optimum.local.value)
+    huber, optimum = fit_huber(Huber(law, data, lower, upper, 1.0, tuning), starts)
+    likelihood = log_likelihood(huber.scale * huber.residuals(optimum.theta), tuning)
+    return _Solution(huber, optimum, huber.scale, likelihood)
+
+
+def _estimates(
+    law: Law, parameters: Sequence[Parameter], solution: _Solution, confidence: float, cluster: str | None
+) -> tuple[dict[str, Estimate], Spread, str]:
+    """Intervals of all parameters, the spread of the optimum, and the method in words."""
+    objective, optimum = solution.objective, solution.optimum
+    spread = jackknife_spread(objective, optimum, refit=law.log_linear)
+    method = (
+        "log-normal accelerated failure time" if objective.observations.censored.any() else "Huber on log residuals"
+    )
+    if law.log_linear:
+        method += f"; {'classical interval' if spread is None else f'jackknife over {cluster}'}"
+    else:
+        method += f"; profile likelihood{'' if spread is None else f', cutoff inflated by the variance over {cluster}'}"
+    spread = spread or independent_spread(objective, optimum)
+    limits = [_limits(law, solution, index, spread, confidence) for index in range(len(parameters))]
+    estimates = {p.name: _estimate(p, v, b) for p, v, b in zip(parameters, optimum.theta, limits, strict=False)}
+    return estimates, spread, f"{method}, {spread.source}"
+
+
+def _limits(law: Law, solution: _Solution, index: int, spread: Spread, confidence: float) -> ProfileLimits:
+    theta = solution.optimum.theta
+    if law.degenerate(theta, solution.objective.observations.log_x):
+        return ProfileLimits(0.0 if solution.objective.lower[index] == 0 else -np.inf, np.inf)
+    if not law.log_linear:
+        return profile_limits(solution.objective, solution.optimum, index, spread, confidence)
+    half = spread.quantile(confidence) * float(np.sqrt(spread.covariance[index, index]))
+    return ProfileLimits(theta[index] - half, theta[index] + half)
+
+
+def _estimate(parameter: Parameter, value: float, limits: ProfileLimits) -> Estimate:
+    """In natural units."""
+    with np.errstate(over="ignore"):
+        natural = [float(np.exp(v) if parameter.log else v) for v in (value, limits.low, limits.high)]
+    return Estimate(*natural)
+
+
+def _judge(
+    law: Law,
+    names: Sequence[str],
+    parameters: Sequence[Parameter],
+    solution: _Solution,
+    estimates: Mapping[str, Estimate],
+) -> tuple[Status, str]:
+    """Status of a fit, and what to know about it in words."""
+    theta, data = solution.optimum.theta[: len(parameters)], solution.objective.observations
+    if not solution.optimum.converged or not np.isfinite(theta).all():
+        return "failed", "no optimum was reached: the search ended before its tolerance"
+    words = [_bound_words(p, value) for p, value in zip(parameters, theta, strict=True)]
+    bounds = [word for word in [law.degenerate(theta, data.log_x), *words] if word]
+    open_sides = _undecided_words(parameters, estimates)
+    message = "; ".join([*bounds, *open_sides, *_scale_words(law, names, data)])
+    if bounds:
+        return "on-bound", message
+    return ("undecided" if open_sides else "converged"), message
+
+
+def _bound_words(parameter: Parameter, value: float) -> str:
+    """What an optimum on a bound means; empty inside the bounds."""
+    if parameter.lower < value < parameter.upper:
+        return ""
+    if value == 0 and parameter.name == "E":
+        return "the offset is 0 within the data: a plain power law fits as well"
+    return f"{parameter.name} is at {value:g}, the limit of its search: not determined by these data"
+
+
+def _undecided_words(parameters: Sequence[Parameter], estimates: Mapping[str, Estimate]) -> list[str]:
+    """Which parameters have no limit on a side."""
+    words = []
+    for parameter in parameters:
+        estimate = estimates[parameter.name]
+        sides = [
+            side
+            for side, is_open in (
+                ("lower", estimate.low == (0.0 if parameter.log else -np.inf)),
+                ("upper", estimate.high == np.inf),
+            )
+            if is_open
+        ]
+        if sides:
+            limits = f"{' and '.join(sides)} limit{'s' if len(sides) > 1 else ''}"
+            words.append(f"the {limits} of {parameter.name} cannot be decided by these data")
+    return words
+
+
+def _scale_words(law: Law, names: Sequence[str], data: Observations) -> list[str]:
+    """Variables with no more scales than the law needs, which leave its form unchecked."""
+    counts = [(name, len(np.unique(column))) for name, column in zip(names, data.log_x.T, strict=True)]
+    return [
+        f"{count} values of {name} determine the law but cannot check its form"
+        for name, count in counts
+        if count <= law.min_scales
+    ]
+
+
+def _extrapolation_error(law: Law, names: Sequence[str], data: Observations, tuning: float) -> float | None:
+    """Root mean squared log error at the largest first x of a fit without it; None if that cannot be fitted."""
+    largest = data.log_x[:, 0] == data.log_x[:, 0].max()
+    rest, held = data.where(~largest), data.where(largest)
+    try:
+        _check_design(law, names, rest)
+    except ValueError:
+        return None
+    parameters = law.parameters(names)
+    optimum = _solve(law, parameters, rest, tuning).optimum
+    if not optimum.converged:
+        return None
+    error = held.log_y - law.log_median(optimum.theta[: len(parameters)], held.log_x)
+    error = np.where(held.censored, np.maximum(error, 0.0), error)
+    return float(np.sqrt(np.mean(np.square(error))))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Fits of several laws to the same rows."""
+
+    table: pd.DataFrame
+    """One row per law, lowest AIC first: law, status, aic, delta_aic, bic, extrapolation_error."""
+    preferred: str | None
+    """The law with the lowest AIC, if it leads by 2 or more; None when the data cannot decide."""
+    sentence: str
+
+
+DECISIVE = 2.0
+"""Difference in AIC below which two laws count as equally supported (Burnham & Anderson 2002, section 2.6)."""
+
+
+def compare_laws(fits: Sequence[Fit]) -> Comparison:
+    """Which law the data prefer, by AIC beside the extrapolation error.
+
+    Raises ValueError unless all fits are of the same rows.
+    """
+    data = {(fit.y, fit.num_points, fit.num_censored) for fit in fits}
+    if len(data) != 1:
+        raise ValueError(f"need fits of the same rows, given {len(data)} kinds of (y, rows, censored): {sorted(data)}")
+    columns = ["law", "status", "aic", "bic", "extrapolation_error"]
+    table = pd.DataFrame([{name: getattr(fit, name) for name in columns} for fit in fits])
+    usable = table["status"] != "failed"
+    table = table.assign(extrapolation_error=table["extrapolation_error"].astype(float), usable=usable)
+    table = table.sort_values(["usable", "aic"], ascending=[False, True], kind="stable", ignore_index=True)
+    table.insert(3, "delta_aic", table["aic"] - table["aic"].iloc[0])
+    contenders = table[table["usable"]]
+    preferred, sentence = _preference(contenders)
+    return Comparison(table.drop(columns="usable"), preferred, sentence)
+
+
+def _preference(table: pd.DataFrame) -> tuple[str | None, str]:
+    """The preferred law and the words for it, from usable fits sorted by AIC."""
+    laws, delta = list(table["law"]), list(table["delta_aic"])
+    if len(laws) < 2:
+        return None, f"only {laws[0]} could be fitted" if laws else "no law could be fitted"
+    close = [law for law, d in zip(laws, delta, strict=True) if d < DECISIVE - 1e-6]
+    if len(close) > 1:
+        return (
+            None,
+            f"cannot be decided by these data: {' and '.join(close)} are within {DECISIVE:g} of each other in AIC",
+        )
+    sentence = f"these data prefer {laws[0]} to {laws[1]} (AIC lower by {delta[1]:.1f})"
+    errors = table.set_index("law")["extrapolation_error"].dropna()
+    if len(errors) > 1 and laws[0] in errors and errors.idxmin() != laws[0]:
+        sentence += f", though {errors.idxmin()} extrapolates better to the largest scale"
+    return laws[0], sentence
+
+
+def _power(exponent: Estimate) -> str:
+    """The power of x, with its interval: minus the exponent."""
+    return f"{-exponent.value:.3g} [{-exponent.high:.3g}, {-exponent.low:.3g}]"
+
+
+def _json(value: Any) -> Any:
+    """Plain Python values; numbers that JSON lacks become None."""
+    if isinstance(value, Estimate):
+        return _json({"value": value.value, "low": value.low, "high": value.high})
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if np.isfinite(value) else None
+    return value

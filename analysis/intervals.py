@@ -1,0 +1,198 @@
+"""Intervals: what resampling the seeds, or the shape of the objective, says about an optimum.
+
+Rows of one seed share their draw across widths and depths, so the seed is the cluster. Shapes: q parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from analysis.laws import Array
+from analysis.observations import Observations
+from analysis.optimum import NO_INFLUENCE, Objective, Optimum, minimise
+
+FEWEST_CLUSTERS = 3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Covariance (q, q) of an estimate, its degrees of freedom, and where it comes from."""
+
+    covariance: Array
+    degrees_of_freedom: int
+    source: str
+
+    def quantile(self, confidence: float) -> float:
+        """Of Student's t, two-sided."""
+        return float(stats.t.ppf(0.5 + confidence / 2, self.degrees_of_freedom))
+
+
+def independent_spread(objective: Objective, optimum: Optimum) -> Spread:
+    """Asymptotic covariance for independent rows: dispersion times the inverse information."""
+    covariance = objective.dispersion(optimum.theta) * _inverse(optimum.local.information)
+    freedom = max(len(objective.observations) - len(optimum.theta), 1)
+    return Spread(covariance, freedom, f"rows taken as independent, t with {freedom} degrees of freedom")
+
+
+def jackknife_spread(objective: Objective, optimum: Optimum, *, refit: bool) -> Spread | None:
+    """Delete-one-cluster jackknife (Efron & Tibshirani 1993, eq. 11.5), t with S - 1 degrees of freedom for S clusters.
+
+    Each refit starts from the full optimum; without `refit` it is one Newton step. None where there are too few
+    clusters, or where the rest of the rows do not determine the parameters.
+    """
+    clusters = objective.observations.num_clusters
+    if clusters < FEWEST_CLUSTERS:
+        return None
+    replicates = _refits(objective, optimum) if refit else _one_step(objective, optimum)
+    if replicates is None:
+        return None
+    spread = np.array(replicates) - np.mean(replicates, axis=0)
+    covariance = (clusters - 1) / clusters * spread.T @ spread
+    return Spread(covariance, clusters - 1, f"t with {clusters - 1} degrees of freedom over {clusters} clusters")
+
+
+def _inverse(information: Array) -> Array:
+    """Positive semi-definite pseudo-inverse that does not depend on the units of the parameters."""
+    scale = np.sqrt(np.maximum(np.diag(information), NO_INFLUENCE))
+    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
+    inverse = np.where(values > 1e-12, 1 / np.maximum(values, 1e-12), 0.0)
+    return (vectors * inverse) @ vectors.T / np.outer(scale, scale)
+
+
+def _refits(objective: Objective, optimum: Optimum) -> list[Array] | None:
+    replicates = []
+    for _, rest in _leave_one_out(objective.observations):
+        again = minimise(objective.on(rest), optimum.theta)
+        if not again.converged or not well_conditioned(again.local.information):
+            return None
+        replicates.append(again.theta)
+    return replicates
+
+
+def _one_step(objective: Objective, optimum: Optimum) -> list[Array] | None:
+    """Newton steps on the rest, from an optimum that may be on a bound: the gradient of the rest is then the negative
+    of the cluster's, up to a shift common to all clusters."""
+    replicates = []
+    for cluster, _ in _leave_one_out(objective.observations):
+        local = objective.on(cluster).evaluate(optimum.theta)
+        rest = optimum.local.information - local.information
+        if not well_conditioned(rest):
+            return None
+        replicates.append(optimum.theta + np.linalg.solve(rest, local.gradient))
+    return replicates
+
+
+def _leave_one_out(data: Observations) -> Iterator[tuple[Observations, Observations]]:
+    """Each cluster with the rest of the rows."""
+    assert data.cluster is not None
+    for cluster in range(data.num_clusters):
+        yield data.where(data.cluster == cluster), data.where(data.cluster != cluster)
+
+
+def well_conditioned(information: Array) -> bool:
+    """Whether an information matrix determines all parameters, whatever their units."""
+    diagonal = np.diag(information)
+    if not np.isfinite(information).all() or (diagonal <= NO_INFLUENCE).any():
+        return False
+    scale = np.sqrt(diagonal)
+    return bool(np.linalg.eigvalsh(information / np.outer(scale, scale))[0] > 1e-12)
+
+
+@dataclass(frozen=True)
+class ProfileLimits:
+    """Where a profile crosses its cutoff; infinite on a side where it does not."""
+
+    low: float
+    high: float
+
+
+def profile_limits(
+    objective: Objective, optimum: Optimum, index: int, spread: Spread, confidence: float
+) -> ProfileLimits:
+    """Profile likelihood interval of one coordinate.
+
+    The cutoff of the deviance is dispersion * F(1, degrees of freedom) (Bates & Watts 1988, section 6.1), inflated by
+    the ratio of the coordinate's cluster variance to its variance for independent rows.
+    """
+    independent = independent_spread(objective, optimum).covariance[index, index]
+    ratio = spread.covariance[index, index] / independent if independent > 0 else 1.0
+    rise = 0.5 * spread.quantile(confidence) ** 2 * objective.dispersion(optimum.theta) * ratio
+    reach = spread.quantile(confidence) * np.sqrt(spread.covariance[index, index])
+    profile = _Profile(objective, optimum, index, max(rise, 1e-12), max(reach, 1e-12))
+    return ProfileLimits(profile.crossing(-1), profile.crossing(1))
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """The lowest objective with one coordinate held, against that coordinate."""
+
+    objective: Objective
+    optimum: Optimum
+    index: int
+    rise: float
+    reach: float
+
+    def crossing(self, side: int) -> float:
+        """Where the profile has risen by `rise`, below (-1) or above (1) the optimum."""
+        centre = float(self.optimum.theta[self.index])
+        bound = float((self.objective.lower if side < 0 else self.objective.upper)[self.index])
+        inside, step, nearby = centre, self.reach, self.optimum
+        for _ in range(40):
+            at = side * min(side * (centre + side * step), side * bound)
+            outside = self._at(at, nearby)
+            if self._excess(outside) > 0:
+                return self._between(inside, at, nearby, outside, side)
+            if at == bound:
+                return bound if bound == 0 else side * np.inf
+            inside, step, nearby = at, 2 * step, outside
+        return side * np.inf
+
+    def _between(self, inside: float, outside: float, nearby: Optimum, beyond: Optimum, side: int) -> float:
+        """The crossing between two values, unless it is there only because the search was limited."""
+
+        def excess(at: float) -> float:
+            start = nearby if abs(at - inside) < abs(at - outside) else beyond
+            return self._excess(self._at(at, start))
+
+        width = abs(outside - inside)
+        at = float(optimize.brentq(excess, inside, outside, xtol=1e-6 * width, rtol=1e-12))
+        theta = self._at(at, nearby).theta
+        limits = (self.objective.lower, self.objective.upper)
+        limited = any(((theta == limit) & (limit != 0)).any() for limit in limits)
+        return side * np.inf if limited else at
+
+    def _at(self, value: float, nearby: Optimum) -> Optimum:
+        start = nearby.theta.copy()
+        start[self.index] = value
+        return minimise(self.objective, start, fixed=self.index)
+
+    def _excess(self, optimum: Optimum) -> float:
+        return optimum.local.value - self.optimum.local.value - self.rise
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a share (Wilson 1927, eq. 2); (0, 1) when there are no trials.
+
+    Raises ValueError unless 0 <= successes <= trials and 0 < confidence < 1.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials: need 0 <= successes <= trials")
+    check_confidence(confidence)
+    if trials == 0:
+        return 0.0, 1.0
+    z = float(special.ndtri(0.5 + confidence / 2))
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    low = 0.0 if successes == 0 else max(centre - half, 0.0)
+    return low, 1.0 if successes == trials else min(centre + half, 1.0)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises ValueError unless 0 < confidence < 1."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")

@@ -1,0 +1,137 @@
+"""What a fit sees: columns of a table, checked and in logarithms."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.laws import Array
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Rows of a fit. Shapes: n rows, k variables."""
+
+    log_x: Array
+    """(n, k)."""
+    log_y: Array
+    """(n,); the logarithm of the lower bound where censored."""
+    censored: NDArray[np.bool_]
+    """(n,): y is at least this."""
+    cluster: NDArray[np.intp] | None
+    """(n,): 0, 1, ... for rows that share their draw; None when all rows are independent."""
+
+    def __len__(self) -> int:
+        return len(self.log_y)
+
+    @property
+    def num_clusters(self) -> int:
+        return 0 if self.cluster is None else int(self.cluster.max()) + 1
+
+    def where(self, keep: NDArray[np.bool_]) -> Observations:
+        """The rows that are kept, clusters numbered anew."""
+        cluster = None
+        if self.cluster is not None:
+            cluster = np.unique(self.cluster[keep], return_inverse=True)[1]
+        return Observations(self.log_x[keep], self.log_y[keep], self.censored[keep], cluster)
+
+
+def column_name(available: Sequence[str], name: str, *, what: str = "column") -> str:
+    """The full path that `name` means: itself, or the one path that ends with it, such as `width` for `encoder.width`.
+
+    Raises ValueError, with the candidates or the nearest names, if there is none or more than one.
+    """
+    if name in available:
+        return name
+    endings = [path for path in available if path.endswith(f".{name}")]
+    if len(endings) == 1:
+        return endings[0]
+    if endings:
+        raise ValueError(f"{what} {name!r} could be any of {', '.join(endings)}: give the full path")
+    last = {path.rsplit(".", 1)[-1]: path for path in available}
+    near = [last.get(match, match) for match in difflib.get_close_matches(name, [*available, *last], n=3)]
+    hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else f"there are {', '.join(available)}"
+    raise ValueError(f"there is no {what} {name!r}; {hint}")
+
+
+def resolve(frame: pd.DataFrame, name: str) -> str:
+    """`column_name` among the frame's columns; columns without a single value do not make a name ambiguous."""
+    names = [str(column) for column in frame.columns]
+    if name in names:
+        return name
+    return column_name([path for path in names if bool(frame[path].notna().any())], name)
+
+
+def positive(values: Any, name: str) -> Array:
+    """Numbers > 0 as floats, or a ValueError that says how many are not and shows one."""
+    series = pd.Series(values)
+    numbers = _numbers(series, name)
+    for problem, wrong in (("empty (NaN)", np.isnan(numbers)), ("infinite", np.isinf(numbers)), ("<= 0", numbers <= 0)):
+        if wrong.any():
+            advice = "drop those rows, or mark them as censored" if np.isnan(numbers).any() else "a logarithm needs > 0"
+            raise ValueError(f"{name!r} is {problem} in {wrong.sum()} of {len(numbers)} rows; {advice}")
+    return numbers
+
+
+def _numbers(series: pd.Series[Any], name: str) -> Array:
+    """As floats, empty ones NaN; neither text nor truth values count as numbers."""
+    numeric = pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
+    if not numeric:
+        bad = series[series.notna() & ~series.map(_is_number)]
+        if len(bad):
+            raise ValueError(f"{name!r} must be numbers; {len(bad)} of {len(series)} are not, such as {bad.iloc[0]!r}")
+    return np.asarray(series.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def flags(values: pd.Series[Any], name: str) -> NDArray[np.bool_]:
+    """True and false (or 1 and 0), or a ValueError."""
+    valid = values.map(lambda value: not pd.isna(value) and value in (True, False))
+    if not valid.all():
+        bad = values[~valid]
+        raise ValueError(
+            f"{name!r} must be true or false; {len(bad)} of {len(values)} are not, such as {bad.iloc[0]!r}"
+        )
+    return values.astype(bool).to_numpy()
+
+
+def log_columns(table: pd.DataFrame | Mapping[str, Any], names: Sequence[str]) -> Array:
+    """Logarithms of the named columns of a frame or mapping; scalars are repeated: (n, k)."""
+    available = [str(name) for name in table]
+    values = [table[_given(available, name)] for name in names]
+    columns = np.broadcast_arrays(
+        *(np.atleast_1d(positive(np.atleast_1d(v), n)) for v, n in zip(values, names, strict=True))
+    )
+    return np.log(np.column_stack(columns))
+
+
+def _given(available: Sequence[str], name: str) -> str:
+    """The key under which a variable was given: its path, or an ending of it."""
+    shorter = [key for key in available if key == name or name.endswith(f".{key}")]
+    return max(shorter, key=len) if shorter else column_name(available, name, what="variable")
+
+
+def observe(
+    frame: pd.DataFrame, *, y: str, x: Sequence[str], cluster: str | None, censored: str | None
+) -> Observations:
+    """Check the columns of a fit and take logarithms; the names are full ones. Raises ValueError."""
+    if frame.empty:
+        raise ValueError("the table has no rows")
+    log_x = np.log(np.column_stack([positive(frame[name], name) for name in x]))
+    log_y = np.log(positive(frame[y], y))
+    mask = np.zeros(len(frame), dtype=bool) if censored is None else flags(frame[censored], censored)
+    if cluster is None:
+        return Observations(log_x, log_y, mask, None)
+    if frame[cluster].isna().any():
+        raise ValueError(f"{cluster!r} is empty in {frame[cluster].isna().sum()} of {len(frame)} rows")
+    return Observations(log_x, log_y, mask, pd.factorize(frame[cluster])[0])
