@@ -32,7 +32,7 @@ MARKERS = "osD^vPX*"
 @contextmanager
 def theme() -> Iterator[None]:
     """One look for all figures, safe for colour-blind readers, and files that do not differ without reason."""
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.hashsalt": "stillpoint",
         "svg.fonttype": "path",
         "axes.grid": True,
@@ -110,7 +110,7 @@ def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
 
 
 def _censored_marks(ax: Axes, part: pd.DataFrame, axis: str, color: Any) -> None:
-    style = {"facecolors": "none", "edgecolors": [color], "marker": "^", "s": 34}
+    style: dict[str, Any] = {"facecolors": "none", "edgecolors": [color], "marker": "^", "s": 34}
     ax.scatter(part[axis], part.steps_to_stationarity, **style, label="not reached" if len(part) else None)
 
 

@@ -274,7 +274,7 @@ class _Watch:
         self._begun = {task.trial_id: task.step for task in job.tasks}
         self._total = sum(self._price[i] * n for i, n in self._target.items())
         self._ended: set[str] = set()
-        self._running: dict[str, dict[str, int]] = {}
+        self._at: dict[str, int] = {}
         self._steps: dict[tuple[str, int], int] = {}
         self._speed: deque[tuple[float, int]] = deque(maxlen=20)
         self._failed = 0
@@ -289,7 +289,7 @@ class _Watch:
 
     def progressed(self, progress: Progress) -> None:
         """Note how far a lane is."""
-        self._running[progress.lane] = progress.running
+        self._at |= progress.running
         self._steps[progress.lane, progress.attempt] = progress.steps_done
 
     def remaining(self, task: Task) -> Task | None:
@@ -315,9 +315,9 @@ class _Watch:
     def tick(self) -> bool:
         """Show progress and merge if it is time; True to go on."""
         now = time.monotonic()
-        running = {i: step for part in self._running.values() for i, step in part.items() if i not in self._ended}
+        moving = {i: step - self._begun[i] for i, step in self._at.items() if i not in self._ended}
         work = sum(self._price[i] * self._target[i] for i in self._ended)
-        work += sum(self._price[i] * max(0, step - self._begun[i]) for i, step in running.items())
+        work += sum(self._price[i] * max(0, steps) for i, steps in moving.items())
         self._speed.append((now, sum(self._steps.values())))
         (t0, s0), (t1, s1) = self._speed[0], self._speed[-1]
         self._job.observer.training(

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import textwrap
 import threading
 import time
 import warnings
@@ -564,7 +565,7 @@ def _reason(error: Exception) -> str:
     ):
         if re.search(pattern, text):
             return reason
-    return (text or type(error).__name__)[:160].rstrip(" .")
+    return textwrap.shorten(text or type(error).__name__, 160, placeholder=" …").rstrip(".")
 
 
 def _chunks(items: list[T], size: int) -> list[list[T]]:

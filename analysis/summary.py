@@ -1,0 +1,54 @@
+"""The closing table on the terminal: the same answers as the report, in 80 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis.frames import load_results
+from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, number
+from analysis.report import share_table
+from analysis.thresholds import thresholds
+
+
+def print_summary(folder: Path | str, console: Console) -> None:
+    """Counts, share of stationary trials, thresholds, exponents with intervals, and where the report is."""
+    results = load_results(folder)
+    counts = results.trials.status.value_counts()
+    words = ", ".join(f"{counts[status]} {status}" for status in sorted(counts.index))
+    console.print(f"\n{results.experiment['name']}: {len(results.trials)} trials ({words})", highlight=False)
+    for trial in results.trials[results.trials.status.isin(["failed", "timeout"])].head(5).itertuples():
+        console.print(f"  {trial.trial_id}: {trial.error}", highlight=False, markup=False)
+    shares = share_table(results)
+    if shares is not None:
+        table = Table("", *shares["columns"], title=f"stationary trials, by {shares['axis']}", title_justify="left")
+        for title, cells in shares["rows"]:
+            table.add_row(title, *["" if cell is None else f"{cell[0]}/{cell[1]}" for cell in cells])
+        console.print(table)
+    for threshold in thresholds(results):
+        console.print(threshold.sentence(), highlight=False, markup=False)
+    fits = fit_sweep(results)
+    if fits:
+        console.print(_laws(fits))
+    assert results.folder is not None
+    console.print(f"report  {_short(results.folder / 'report.html')}", highlight=False, soft_wrap=True)
+
+
+def _laws(fits: list[SweepFit]) -> Table:
+    table = Table("what", "law", "exponent and 95% interval", title="fitted laws", title_justify="left")
+    for fitted in fits:
+        if fitted.fit is None:
+            table.add_row(fitted.title, fitted.spec["law"], f"not fitted: {fitted.reason}")
+            continue
+        exponents = {name: e for name, e in fitted.fit.parameters.items() if name not in ("A", "E")}
+        words = [f"{name} = {number(e.value)} {interval(e)}" for name, e in exponents.items()]
+        status = "" if fitted.fit.status == "converged" else f" ({fitted.fit.status})"
+        table.add_row(fitted.title, fitted.spec["law"], "\n".join(words) + status)
+    return table
+
+
+def _short(path: Path) -> Path:
+    path = path.absolute()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

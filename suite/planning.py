@@ -1,0 +1,179 @@
+"""What running an experiment would take: trials, lanes, parameters, FLOPs, memory, disk and time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from suite.costs import CostCache
+from suite.experiment import Experiment
+from suite.lanes import Cost, groups, plan_lanes
+from suite.progress import duration
+from suite.results import Results
+from suite.run import check_data
+from suite.storage import Folder
+from suite.trials import Task, expand, missing
+
+
+@dataclass(frozen=True)
+class ShapePlan:
+    """The missing trials of one shape."""
+
+    title: str
+    trials: int
+    parameters: int
+    slots: int
+    lanes: int
+    flops: float
+    memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained and what it takes; times and slots are measured on this machine."""
+
+    name: str
+    trials: int
+    duplicates: int
+    complete: int
+    lanes: int
+    workers: int
+    flops: float
+    memory_bytes: int
+    """Of all workers together, at most."""
+    checkpoint_bytes: int
+    """Kept on disk for ended trials."""
+    seconds: float
+    """Expected wall time of training, if no trial stops before its budget is used up."""
+    shapes: list[ShapePlan]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def make_plan(experiment: Experiment, *, results: Path) -> Plan:
+    """Plan what is missing of an experiment in `results`; measures shapes that were never measured here.
+
+    Raises:
+        ValueError: the data or the settings cannot be used.
+    """
+    from suite.calibration import measure
+    from suite.training.lane import tower_specs
+    from suite.training.loop import flops_per_step, num_parameters, slot_bytes
+
+    expansion = expand(experiment)
+    check_data(expansion.trials)
+    folder = Folder(Path(results).absolute() / experiment.name)
+    saved = Results.open(folder)
+    tasks = missing(expansion.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
+    needed = experiment.resources
+    cache = CostCache(device="cuda" if needed.gpus else "cpu", threads=needed.cpus)
+    costs = _costs(tasks, experiment, cache, measure)
+    workers = max(1, (os.cpu_count() or 1) // needed.cpus)
+    lanes = plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
+    shapes = []
+    for key, members in groups(tasks).items():
+        settings, cost = members[0].settings, costs[key]
+        specs = tower_specs(settings)
+        steps = sum(experiment.budget.steps - task.step for task in members)
+        item = 4 if settings.precision == "float32" else 8
+        shapes.append(
+            ShapePlan(
+                title=_title(settings),
+                trials=len(members),
+                parameters=num_parameters(specs),
+                slots=cost.slots,
+                lanes=sum(lane.shape == key for lane in lanes),
+                flops=float(steps * flops_per_step(specs, samples=settings.data.samples)),
+                memory_bytes=cost.slots * slot_bytes(specs, samples=settings.data.samples, itemsize=item),
+                seconds=steps * cost.seconds_per_step,
+            )
+        )
+    kept = sum(s.trials * s.parameters * (4 if experiment.precision == "float32" else 8) for s in shapes)
+    return Plan(
+        name=experiment.name,
+        trials=len(expansion.trials),
+        duplicates=expansion.num_duplicates,
+        complete=len(expansion.trials) - len(tasks),
+        lanes=len(lanes),
+        workers=workers,
+        flops=sum(s.flops for s in shapes),
+        memory_bytes=min(workers, max(1, len(lanes))) * max((s.memory_bytes for s in shapes), default=0),
+        checkpoint_bytes=kept if experiment.checkpoints == "final" else 0,
+        seconds=_makespan([lane.seconds for lane in lanes], workers),
+        shapes=shapes,
+    )
+
+
+def _costs(tasks: list[Task], experiment: Experiment, cache: CostCache, measure: Any) -> dict[str, Cost]:
+    from suite.run import shape_costs
+
+    def here(requests: dict[str, dict[str, Any]]) -> dict[str, Cost]:
+        return {key: measure(**request) for key, request in requests.items()}
+
+    return shape_costs(tasks, experiment, earlier={}, calibrate=here)
+
+
+def _makespan(seconds: list[float], workers: int) -> float:
+    """When the last worker is done if each takes the next lane as it becomes free."""
+    busy = [0.0] * workers
+    for each in seconds:
+        busy[busy.index(min(busy))] += each
+    return max(busy)
+
+
+def _title(settings: Any) -> str:
+    towers = settings.encoder.towers()
+    words = {name: f"width {tower.width}, depth {tower.depth}" for name, tower in towers.items()}
+    same = words["query"] == words["key"]
+    return words["query"] if same else f"query {words['query']}; key {words['key']}"
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print the plan as a table."""
+    repeated = f" ({plan.duplicates} repeated cells left out)" if plan.duplicates else ""
+    console.print(f"{plan.name}: {plan.trials} trials{repeated}, {plan.complete} complete already", highlight=False)
+    if not plan.shapes:
+        console.print("Nothing is left to train.")
+        return
+    table = Table("shape", "trials", "lanes", "slots", "parameters", "FLOPs", "memory", "core time")
+    for shape in plan.shapes:
+        table.add_row(
+            shape.title,
+            str(shape.trials),
+            str(shape.lanes),
+            str(shape.slots),
+            _short(shape.parameters),
+            _short(shape.flops),
+            _bytes(shape.memory_bytes),
+            duration(shape.seconds),
+        )
+    console.print(table)
+    console.print(
+        f"{plan.lanes} lanes on {plan.workers} workers: about {duration(plan.seconds)} of training at most, "
+        f"{_short(plan.flops)} FLOPs, {_bytes(plan.memory_bytes)} memory, {_bytes(plan.checkpoint_bytes)} of checkpoints.",
+        highlight=False,
+    )
+
+
+def _short(number: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}E"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    raise AssertionError
