@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.frames import Results, passage_frame
-from analysis.laws_of_sweep import SweepFit, number, short, word
+from analysis.laws_of_sweep import WORDS, SweepFit, number, short, word
 from analysis.thresholds import main_axes, stationary_shares
 
 FORMATS = ("svg", "png", "pdf")
@@ -78,8 +78,8 @@ def curves(results: Results) -> Figure | None:
 
 
 def _band(ax: Axes, part: pd.DataFrame, color: Any, label: str) -> None:
-    spread = part.groupby("step").scaled_grad_norm_sq.agg(["min", "median", "max", "size"])
-    spread = spread[spread["size"] >= max(1, spread["size"].max() / 2)]
+    curves = part.pivot(index="step", columns="trial_id", values="scaled_grad_norm_sq").ffill()
+    spread = curves.agg(["min", "median", "max"], axis=1)
     ax.plot(spread.index, spread["median"], color=color, label=label, linewidth=1.5)
     ax.fill_between(spread.index, spread["min"], spread["max"], color=color, alpha=0.2, linewidth=0)
 
@@ -102,6 +102,8 @@ def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
             reached[axis], reached.steps_to_stationarity, color=color, marker=marker, s=22, label=title or "trials"
         )
         _censored_marks(ax, part[part.censored], axis, color)
+    if frame.censored.any():
+        ax.scatter([], [], facecolors="none", edgecolors="0.3", marker="^", s=34, label="not reached")
     ax.set(yscale="log", ylabel=f"steps until G ≤ {epsilon:g}", xlabel=short(axis))
     _value_ticks(ax, results.trials[axis])
     _readable_log(ax)
@@ -111,7 +113,7 @@ def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
 
 def _censored_marks(ax: Axes, part: pd.DataFrame, axis: str, color: Any) -> None:
     style: dict[str, Any] = {"facecolors": "none", "edgecolors": [color], "marker": "^", "s": 34}
-    ax.scatter(part[axis], part.steps_to_stationarity, **style, label="not reached" if len(part) else None)
+    ax.scatter(part[axis], part.steps_to_stationarity, **style)
 
 
 def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
@@ -151,7 +153,7 @@ def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> 
         label = fitted.spec["law"] if a is None else f"{fitted.spec['law']}, a = {number(a)}"
         ax.plot(grid, fitted.fit.predict({x: grid}), color=color, label=label)
         ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
-    ax.set(yscale="log", title=title, xlabel=short(x), ylabel="")
+    ax.set(yscale="log", title=title, xlabel=short(x), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
     _value_ticks(ax, frame[x])
     _readable_log(ax)
     ax.legend(fontsize="small")
@@ -241,12 +243,12 @@ def _ramp(count: int) -> list[Any]:
 def _value_ticks(ax: Axes, column: pd.Series[Any]) -> None:
     """A tick at each value of the sweep; a log axis where all are positive and span more than a factor of four."""
     values = sorted(column.dropna().unique().tolist())
-    if values[0] > 0 and values[-1] > 4 * values[0]:
+    if values[0] > 0 and values[-1] >= 3 * values[0]:
         ax.set_xscale("log")
     ticks = values if len(values) <= 10 else values[:: -(-len(values) // 10)]
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}"))
 
 
 def _readable_log(ax: Axes) -> None:
@@ -254,10 +256,12 @@ def _readable_log(ax: Axes) -> None:
     low, high = ax.get_ylim()
     if not (low > 0 and high / low < 100):
         return
-    steps = [m * 10.0**k for k in range(-12, 13) for m in (1, 1.5, 2, 3, 5, 7)]
-    inside = [tick for tick in steps if low <= tick <= high]
-    if len(inside) < 3:
-        inside = [float(f"{tick:.3g}") for tick in np.geomspace(low, high, 6)[1:-1]]
+    coarse, fine = (1, 1.5, 2, 3, 5, 7), tuple(k / 10 for k in range(10, 100))
+    inside: list[float] = []
+    for multiples in (coarse, fine[::2], fine):
+        if len(inside) < 4:
+            inside = [m * 10.0**k for k in range(-12, 13) for m in multiples if low <= m * 10.0**k <= high]
+    inside = inside[:: -(-len(inside) // 8)]
     ax.yaxis.set_major_locator(FixedLocator(inside))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}"))

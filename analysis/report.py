@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,8 +30,17 @@ class Picture:
     """SVG as a data URI."""
 
 
-def write_report(folder: Path | str, *, command: str) -> Path:
-    """Fit the laws, draw the figures and write fits.json, figures/ and report.html; gives the report's path.
+@dataclass(frozen=True)
+class Report:
+    """A report that was written, and what it says."""
+
+    path: Path
+    results: Results
+    fits: list[SweepFit]
+
+
+def write_report(folder: Path | str, *, command: str) -> Report:
+    """Fit the laws, draw the figures and write fits.json, figures/ and report.html.
 
     Raises:
         ValueError: the folder holds no results.
@@ -45,7 +53,7 @@ def write_report(folder: Path | str, *, command: str) -> Path:
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
-    return path
+    return Report(path, results, fits)
 
 
 def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:
@@ -59,10 +67,8 @@ def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[P
             if figure is None:
                 continue
             figures.save(figure, folder, name)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
             figures.plt.close(figure)
-            image = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+            image = "data:image/svg+xml;base64," + base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
             pictures.append(Picture(name, title, caption, image))
     return pictures
 
@@ -79,7 +85,7 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
             "shares",
             f"Who becomes stationary, by {axis}",
             f"Left: share of trials with scaled G ≤ {below:g} at the end, with its Wilson 95% interval. Right: share of "
-            f"steps at which the loss fell by less than half of what the gradient promised: median and range of "
+            f"steps that lowered the loss by less than half of the promise: median and range of "
             f"{seeds} seeds.",
             lambda: figures.shares(results),
         ),
@@ -100,7 +106,8 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
         (
             "curves",
             f"Scaled gradient norm along training, by {axis}",
-            f"Scaled squared gradient norm G at recorded steps: median and range of {seeds} seeds. The dotted line is "
+            f"Scaled squared gradient norm G at recorded steps: median and range of {seeds} seeds; one that stopped "
+            "early keeps its last value. The dotted line is "
             f"the level {below:g} under which a trial counts as stationary.",
             lambda: figures.curves(results),
         ),

@@ -7,15 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from analysis.frames import load_results
-from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, number
-from analysis.report import share_table
+from analysis.laws_of_sweep import SweepFit, interval, number
+from analysis.report import Report, share_table
 from analysis.thresholds import thresholds
 
 
-def print_summary(folder: Path | str, console: Console) -> None:
+def print_summary(report: Report, console: Console) -> None:
     """Counts, share of stationary trials, thresholds, exponents with intervals, and where the report is."""
-    results = load_results(folder)
+    results, fits = report.results, report.fits
     counts = results.trials.status.value_counts()
     words = ", ".join(f"{counts[status]} {status}" for status in sorted(counts.index))
     console.print(f"\n{results.experiment['name']}: {len(results.trials)} trials ({words})", highlight=False)
@@ -29,11 +28,9 @@ def print_summary(folder: Path | str, console: Console) -> None:
         console.print(table)
     for threshold in thresholds(results):
         console.print(threshold.sentence(), highlight=False, markup=False)
-    fits = fit_sweep(results)
     if fits:
         console.print(_laws(fits))
-    assert results.folder is not None
-    console.print(f"report  {_short(results.folder / 'report.html')}", highlight=False, soft_wrap=True)
+    console.print(f"report  {_short(report.path)}", highlight=False, soft_wrap=True)
 
 
 def _laws(fits: list[SweepFit]) -> Table:
@@ -43,7 +40,7 @@ def _laws(fits: list[SweepFit]) -> Table:
             table.add_row(fitted.title, fitted.spec["law"], f"not fitted: {fitted.reason}")
             continue
         exponents = {name: e for name, e in fitted.fit.parameters.items() if name not in ("A", "E")}
-        words = [f"{name} = {number(e.value)} {interval(e)}" for name, e in exponents.items()]
+        words = [f"{name} = {number(e.value)} {interval(e).removesuffix(' (95%)')}" for name, e in exponents.items()]
         status = "" if fitted.fit.status == "converged" else f" ({fitted.fit.status})"
         table.add_row(fitted.title, fitted.spec["law"], "\n".join(words) + status)
     return table

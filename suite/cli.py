@@ -7,10 +7,13 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from analysis.report import Report
 
 app = typer.Typer(
     name="stillpoint",
@@ -72,7 +75,8 @@ def run(
     if summary.interrupted:
         console.print("Interrupted: what was done is kept. The same command goes on from here.")
         raise typer.Exit(INTERRUPTED)
-    _closing_table(summary.folder, console)
+    assert summary.report is not None
+    _closing_table(summary.report, console)
     console.print(f"MLflow  stillpoint ui {_short(summary.folder)}", highlight=False)
     if not summary.complete:
         raise typer.Exit(SOME_FAILED)
@@ -111,8 +115,7 @@ def report(folder: Folder) -> None:
     from analysis.report import write_report
 
     console = Console()
-    write_report(folder, command=_command())
-    _closing_table(folder, console)
+    _closing_table(write_report(folder, command=_command()), console)
 
 
 @app.command()
@@ -167,10 +170,10 @@ def _replay(experiment: object, results: Path, trial: str | None, fresh: bool) -
         raise typer.Exit(SOME_FAILED)
 
 
-def _closing_table(folder: Path, console: Console) -> None:
+def _closing_table(report: Report, console: Console) -> None:
     from analysis.summary import print_summary
 
-    print_summary(folder, console)
+    print_summary(report, console)
 
 
 def _command() -> str:

@@ -28,6 +28,7 @@ from suite.storage import Folder, locked
 from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:
+    from analysis.report import Report
     from suite.delivery import Delivery
     from suite.orders import Order, Progress
     from suite.results import Results
@@ -41,7 +42,8 @@ class Summary:
     """What a run came to."""
 
     folder: Path
-    report: Path | None
+    report: Report | None
+    """None if the run was interrupted."""
     counts: dict[str, int]
     """Trials by status."""
     num_trained: int
@@ -255,7 +257,7 @@ class _Run:
         """Keep what the folder must remember beside its tables."""
         self.folder.write("sweep.json", json.dumps(self.sweep, indent=1).encode())
 
-    def _report(self) -> Path:
+    def _report(self) -> Report:
         from analysis.report import write_report
 
         with self.observer.stage("fitting laws, drawing figures"):

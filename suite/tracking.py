@@ -17,7 +17,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +90,7 @@ class TrialUpdate:
     """Every resolved setting by its full path; None is left out."""
     status: TrialStatus
     error: str | None = None
-    records: Iterable[Mapping[str, Any]] = ()
+    records: Sequence[Mapping[str, Any]] = ()
     """Rows with the columns of records.parquet: step, timestamp_ms, final and the curves."""
     summary: Mapping[str, float | bool | None] = field(default_factory=dict)
     """Numbers at the end of the trial, the most useful first; empty while it runs."""
@@ -143,6 +143,7 @@ class Tracker:
         retry_seconds: float = 1.0,
         retry_seconds_max: float = 60.0,
     ) -> None:
+        _set_environment()  # not in the thread: others may be copying os.environ
         self._uri, self._sweep, self._artifact_root = tracking_uri, sweep, artifact_root
         self._retry_seconds, self._retry_seconds_max = retry_seconds, retry_seconds_max
         self._changed = threading.Condition()
@@ -344,6 +345,8 @@ class _Mirror:
         rows = browsable_rows(update)
         child = self._children.get(update.trial_id)
         if child is None:
+            if update.status == "pending" and not rows:
+                return  # it never began
             self._resume_parent()
             child = self._children[update.trial_id] = self._create(update)
         if child.status != "RUNNING" and _is_late(update, child.ended_ms):
@@ -489,10 +492,15 @@ def _outcome_tags(update: TrialUpdate) -> dict[str, str]:
     return _shortened(tags) | {"delivered_outcome": _outcome(update)}
 
 
-def _client(uri: str) -> MlflowClient:
-    """Import MLflow without a word on the terminal, and make a client."""
+def _set_environment() -> None:
+    """What MLflow reads at import; what the user has set stays."""
     for key, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+
+
+def _client(uri: str) -> MlflowClient:
+    """Import MLflow without a word on the terminal, and make a client."""
+    _set_environment()
     warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy|google|pydantic)\b.*")
     _probe(uri)
     from mlflow import MlflowClient

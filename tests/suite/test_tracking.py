@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +192,38 @@ def test_a_crash_in_the_middle_of_a_delivery_is_made_good(results: Path) -> None
     assert again == found
     assert run.data.tags == whole.data.tags
     assert run.info.status == "FINISHED"
+
+
+def deliver_many(results: Path) -> None:
+    """The process that is killed."""
+    deliver(results, [running(trial(f"s{i}"), 100) for i in range(20)], [trial(f"s{i}") for i in range(20)])
+
+
+def num_finished(results: Path) -> int:
+    with closing(sqlite3.connect(results / "mlflow.db")) as database:
+        return int(database.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0])
+
+
+def test_a_killed_driver_leaves_nothing_twice(results: Path) -> None:
+    driver = multiprocessing.get_context("spawn").Process(target=deliver_many, args=(results,))
+    driver.start()
+    while driver.is_alive() and num_finished(results) < 5:
+        time.sleep(0.005)
+    driver.kill()
+    driver.join()
+    assert 5 <= num_finished(results) < 20
+    deliver_many(results)
+    names = [run.info.run_name for run in runs(results)]
+    assert sorted(names) == sorted(f"s{i}" for i in range(20))
+    for run in runs(results):
+        found = points(results, run)
+        assert steps(found) == [step for step in grid(1000) if is_browsable(step, 16)]
+        assert len({(key, step) for key, step, *_ in found}) == len(found)
+
+
+def test_a_trial_that_never_began_has_no_run(results: Path) -> None:
+    deliver(results, [trial(status="pending", records=[], summary={})])
+    assert runs(results) == []
 
 
 def test_a_trial_trained_again_keeps_its_first_points(results: Path) -> None:
