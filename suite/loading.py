@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from suite.axes import AxisError, axis_values
 from suite.experiment import Experiment, TrialSettings
@@ -318,20 +319,25 @@ def _paths(model: type[BaseModel], prefix: str) -> Iterable[tuple[str, Any]]:
     for name, spec in model.model_fields.items():
         path = f"{prefix}{name}"
         yield path, spec.annotation
-        for inner in _models(spec.annotation, spec.metadata):
+        for inner in models_of(spec.annotation, spec.metadata):
             yield from _paths(inner, f"{path}.")
 
 
-def _models(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[BaseModel]]:
+def models_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[BaseModel]]:
     """Settings classes a field may hold."""
     for mark in metadata:
         if isinstance(mark, Registry):
             return [mark[name] for name in mark]
     if get_origin(annotation) is Annotated:
-        return _models(get_args(annotation)[0], get_args(annotation)[1:])
+        return models_of(get_args(annotation)[0], get_args(annotation)[1:])
     if get_origin(annotation) in (Union, UnionType, list, tuple):
-        return [model for part in get_args(annotation) for model in _models(part)]
+        return [model for part in get_args(annotation) for model in models_of(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def registry_of(field: FieldInfo) -> Registry[Any] | None:
+    """The registry whose choices a field takes, if it does."""
+    return next((mark for mark in field.metadata if isinstance(mark, Registry)), None)
 
 
 def _registries() -> dict[str, Registry[Any]]:
@@ -341,7 +347,7 @@ def _registries() -> dict[str, Registry[Any]]:
     def collect(model: type[BaseModel]) -> None:
         for name, spec in model.model_fields.items():
             found.update((name, mark) for mark in spec.metadata if isinstance(mark, Registry))
-            for inner in _models(spec.annotation, spec.metadata):
+            for inner in models_of(spec.annotation, spec.metadata):
                 collect(inner)
 
     collect(TrialSettings)
@@ -355,5 +361,5 @@ def _known_keys(path: Path_) -> set[str]:
         if isinstance(part, int):
             continue
         fields = [model.model_fields[str(part)] for model in models if part in model.model_fields]
-        models = [inner for field in fields for inner in _models(field.annotation, field.metadata)]
+        models = [inner for field in fields for inner in models_of(field.annotation, field.metadata)]
     return {name for model in models for name in model.model_fields}
