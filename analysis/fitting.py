@@ -257,7 +257,7 @@ def _estimates(
 
 def _limits(law: Law, solution: _Solution, index: int, spread: Spread, confidence: float) -> ProfileLimits:
     theta = solution.optimum.theta
-    if law.degenerate(theta, solution.objective.observations.log_x):
+    if not solution.optimum.converged or law.degenerate(theta, solution.objective.observations.log_x):
         return ProfileLimits(0.0 if solution.objective.lower[index] == 0 else -np.inf, np.inf)
     if not law.log_linear:
         return profile_limits(solution.objective, solution.optimum, index, spread, confidence)
@@ -281,10 +281,11 @@ def _judge(
 ) -> tuple[Status, str]:
     """Status of a fit, and what to know about it in words."""
     theta, data = solution.optimum.theta[: len(parameters)], solution.objective.observations
-    if not solution.optimum.converged or not np.isfinite(theta).all():
+    nothing = law.degenerate(theta, data.log_x)
+    if not nothing and not solution.optimum.converged:
         return "failed", "no optimum was reached: the search ended before its tolerance"
-    words = [_bound_words(p, value) for p, value in zip(parameters, theta, strict=True)]
-    bounds = [word for word in [law.degenerate(theta, data.log_x), *words] if word]
+    words = [nothing, *(_bound_words(p, value) for p, value in zip(parameters, theta, strict=True))]
+    bounds = [word for word in words if word]
     open_sides = _undecided_words(parameters, estimates)
     message = "; ".join([*bounds, *open_sides, *_scale_words(law, names, data)])
     if bounds:

@@ -159,7 +159,7 @@ class _Profile:
             return self._excess(self._at(at, start))
 
         width = abs(outside - inside)
-        at = float(optimize.brentq(excess, inside, outside, xtol=1e-6 * width, rtol=1e-12))
+        at = float(optimize.brentq(excess, inside, outside, xtol=1e-5 * width, rtol=1e-12))
         theta = self._at(at, nearby).theta
         limits = (self.objective.lower, self.objective.upper)
         limited = any(((theta == limit) & (limit != 0)).any() for limit in limits)
@@ -168,7 +168,7 @@ class _Profile:
     def _at(self, value: float, nearby: Optimum) -> Optimum:
         start = nearby.theta.copy()
         start[self.index] = value
-        return minimise(self.objective, start, fixed=self.index)
+        return minimise(self.objective, start, fixed=self.index, max_iterations=50)
 
     def _excess(self, optimum: Optimum) -> float:
         return optimum.local.value - self.optimum.local.value - self.rise

@@ -71,7 +71,7 @@ class Optimum:
     converged: bool
 
 
-def minimise(objective: Objective, start: Array, *, fixed: int | None = None, max_iterations: int = 300) -> Optimum:
+def minimise(objective: Objective, start: Array, *, fixed: int | None = None, max_iterations: int = 200) -> Optimum:
     """Damped Newton steps, projected on the bounds; `fixed` holds one coordinate.
 
     Damping is relative to the diagonal of the curvature, so the path does not depend on units. Source: Marquardt 1963;

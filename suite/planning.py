@@ -158,7 +158,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     console.print(
         f"{plan.lanes} lanes on {plan.workers} workers: about {duration(plan.seconds)} of training at most, "
-        f"{_short(plan.flops)} FLOPs, {_bytes(plan.memory_bytes)} memory, {_bytes(plan.checkpoint_bytes)} of checkpoints.",
+        f"{_short(plan.flops)} FLOPs, {_bytes(plan.memory_bytes)} memory, {_bytes(plan.checkpoint_bytes)} kept.",
         highlight=False,
     )
 

@@ -1,4 +1,4 @@
-"""The reference of the experiment file, made from the models: a JSON schema for editors and a page for people."""
+"""The experiment file's reference, made from the models: a JSON schema for editors and a page for people."""
 
 from __future__ import annotations
 
@@ -61,8 +61,7 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of an experiment file."""
     schema = _object_schema(Experiment)
     properties = schema["properties"]
-    axis = _axis_schema()
-    axes = {path: axis for path in setting_paths()}
+    axes = {path: {"$ref": "#/$defs/axis"} for path in setting_paths()}
     group = {"type": "object", "properties": axes, "additionalProperties": False, "minProperties": 1}
     properties["sweep"] |= {
         "type": ["object", "null"],
@@ -71,7 +70,8 @@ def json_schema() -> dict[str, Any]:
     }
     properties["profiles"] |= {"type": "object", "additionalProperties": {"type": "object"}}
     properties["predictions"]["items"] = {"enum": sorted(PREDICTIONS)}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Stillpoint experiment", **schema}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": "Stillpoint experiment", **schema, "$defs": {"axis": _axis_schema()}}
 
 
 def _axis_schema() -> dict[str, Any]:

@@ -116,9 +116,10 @@ class Results:
             self.outcomes[row["trial_id"]] = held | ({"checkpoint": name} if row["trial_id"] in commit.states else {})
         return commit
 
-    def judge(self, *, stationary_below: float) -> None:
-        """Say of every trial whether it is stationary and whether it is in the descent regime."""
-        for row in self.outcomes.values():
+    def judge(self, *, stationary_below: float, trial_ids: Iterable[str] | None = None) -> None:
+        """Say of trials, all unless told, whether each is stationary and whether it is in the descent regime."""
+        for trial_id in self.outcomes if trial_ids is None else trial_ids:
+            row = self.outcomes[trial_id]
             if row["status"] in ENDED:
                 ended = row["status"] == "finished"
                 row["stationary"] = ended and row["scaled_grad_norm_sq"] <= stationary_below

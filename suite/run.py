@@ -151,6 +151,7 @@ class _Run:
             raise
 
     def _complete(self, delivery: Delivery, address: str | None, stopped: Callable[[], bool]) -> Summary:
+        self.saved.judge(stationary_below=self.experiment.stationary_below)
         if self.tasks or self.saved.num_taken or not delivery.up_to_date:
             delivery.start()
             self.write_sweep()
@@ -285,7 +286,9 @@ class _Watch:
     def committed(self, name: str) -> None:
         """Take in a commit and hand it to MLflow."""
         commit = self._job.saved.take(name)
-        self._ended |= set(commit.outcomes["trial_id"].to_pylist())
+        ended = commit.outcomes["trial_id"].to_pylist()
+        self._job.saved.judge(stationary_below=self._job.experiment.stationary_below, trial_ids=ended)
+        self._ended |= set(ended)
         self._failed += commit.outcomes["status"].to_pylist().count("failed")
         self._delivery.commit(commit)
 

@@ -13,6 +13,8 @@ import logging
 import math
 import os
 import re
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -600,3 +602,25 @@ def _trials(count: int) -> str:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def serve(folder: Path, *, host: str, port: int) -> int:
+    """Run MLflow's server on a results folder until it ends or Ctrl-C; gives its exit status.
+
+    Raises:
+        ValueError: there is no MLflow database beside the folder.
+    """
+    root = folder.resolve()
+    database = next((p / "mlflow.db" for p in (root, root.parent) if (p / "mlflow.db").exists()), None)
+    if database is None:
+        raise ValueError(
+            f"{folder} has no mlflow.db beside it; give a results folder, or the server's own address to a browser"
+        )
+    os.environ.update(MLFLOW_ENVIRONMENT)
+    print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    uri = f"sqlite:///{database}"
+    command = ["mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    try:
+        return subprocess.run([sys.executable, "-m", *command], check=False).returncode
+    except KeyboardInterrupt:
+        return 0
