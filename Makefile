@@ -1,0 +1,45 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CHROMIUM ?= chromium
+
+.PHONY: quickstart test check ui clean reference pictures constraints
+
+quickstart: $(INSTALLED)  ## set up, run the main job, write the report
+	$(BIN)/stillpoint run experiments/quickstart.yaml
+
+test: $(INSTALLED)  ## set up and run the tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(INSTALLED)  ## open MLflow on the quickstart's results
+	$(BIN)/stillpoint ui results/quickstart
+
+clean: $(INSTALLED)  ## remove caches; results and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info/SOURCES.txt
+	find suite analysis tests -name __pycache__ -type d -exec rm -rf {} +
+
+reference: $(INSTALLED)  ## make docs/experiment.md and the JSON schema from the models
+	$(BIN)/python -c "from suite.reference import write; write()"
+
+pictures: quickstart  ## make the pictures in docs/ from the quickstart's report (needs chromium)
+	mkdir -p docs/pictures
+	cp results/quickstart/figures/passages.png docs/pictures/passages.png
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+	  --disable-component-update --disable-sync --hide-scrollbars --user-data-dir=$$(mktemp -d) \
+	  --window-size=1000,1500 --screenshot=docs/pictures/report.png file://$(CURDIR)/results/quickstart/report.html
+
+constraints: $(INSTALLED)  ## write the versions now installed as the exact pins
+	(echo "# Exact versions that make installs; pyproject.toml has the ranges. Made by: make constraints"; \
+	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; name another with make PYTHON=python3 (3.11 or newer)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
