@@ -19,6 +19,9 @@ from suite.storage import Folder
 from suite.trials import Task
 
 POLL_SECONDS = 0.5
+MOST_FRUITLESS = 3
+"""A trial alone in its lane fails after so many attempts without a step of progress; fewer could be another's fault,
+such as memory that a neighbour took."""
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
 
@@ -74,7 +77,7 @@ def connected(address: str | None, *, cpus: int) -> Iterator[int]:
         ray.shutdown()
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class Board:
     """Where lanes leave what is new; the driver takes it."""
 
@@ -119,10 +122,11 @@ def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) ->
     return dict(zip(requests, ray.get([task.remote(arguments) for arguments in requests.values()]), strict=True))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Running:
     order: Order
-    last_commit: int = 0
+    fruitless: int
+    """Attempts before this one, in a row, that brought the same trials no further."""
 
 
 class Scheduler:
@@ -154,11 +158,15 @@ class Scheduler:
                 return False
         return True
 
-    def _start(self, order: Order) -> None:
-        self._running[self._task.remote(order, self._board)] = _Running(order)
+    def _start(self, order: Order, fruitless: int = 0) -> None:
+        self._running[self._task.remote(order, self._board)] = _Running(order, fruitless)
 
     def _hear(self, news: Any) -> None:
-        for progress in ray.get(news):
+        try:
+            heard = ray.get(news)
+        except RayError:
+            return  # the board died and comes back empty: what it held were hints
+        for progress in heard:
             current = {(r.order.lane, r.order.attempt) for r in self._running.values()}
             if (progress.lane, progress.attempt) in current:
                 self._take(progress.commits)
@@ -172,7 +180,8 @@ class Scheduler:
 
     def _end(self, reference: Any) -> None:
         """A lane returned or died: its folder says what it did, and what is left is tried again."""
-        order = self._running.pop(reference).order
+        running = self._running.pop(reference)
+        order = running.order
         error = _cause(reference)
         before = {task.trial_id: task.step for task in order.tasks}
         accepted = self._folder.names(order.folder)
@@ -184,14 +193,16 @@ class Scheduler:
         self._sink.given_up(order.folder)
         if not left:
             return
-        if not advanced and len(left) == 1:
+        fruitless = 0 if advanced else running.fruitless + 1
+        if len(left) == 1 and fruitless == MOST_FRUITLESS:
             self._sink.failed(left[0].trial_id, error, None)
             return
-        halves = [left] if advanced else [left[: len(left) // 2], left[len(left) // 2 :]]
+        halves = [left] if advanced or len(left) == 1 else [left[: len(left) // 2], left[len(left) // 2 :]]
         for index, tasks in enumerate(halves):
             lane = order.lane if len(halves) == 1 else f"{order.lane}.{index}"
             follower = replace(order, lane=lane, attempt=order.attempt + 1, tasks=tasks)
-            self._start(replace(follower, accepted=accepted, predecessor=order.folder))
+            follower = replace(follower, accepted=accepted, predecessor=order.folder)
+            self._start(follower, fruitless if len(left) == 1 else 0)
 
     def _stop(self) -> None:
         """Tell every lane to commit and return, wait for those that do, and list what they wrote."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis.censoring import LogNormalTime, minus_log_density
 from analysis.fitting import fit_law
@@ -46,15 +46,15 @@ def test_value_is_the_normal_density_and_survival() -> None:
 
 
 def test_censored_fit_is_unbiased_where_dropping_and_clamping_are_not() -> None:
-    """40% censored, log-sd 0.5, slope -0.5: mean exponent over 60 tables."""
+    """40% censored, log-sd 0.5, slope -0.5: mean exponent over 300 tables (its standard error is 0.7%)."""
     rng, exponents = np.random.default_rng(0), {"censored": [], "dropped": [], "clamped": []}
-    for _ in range(60):
+    for _ in range(300):
         frame = times(rng)
         assert frame["unreached"].mean() == pytest.approx(0.4, abs=0.01)
         rows = {"censored": frame, "dropped": frame[~frame["unreached"]], "clamped": frame}
         for how, table in rows.items():
             censored = "unreached" if how == "censored" else None
-            fit = fit_law(table, law="power", y="T", x="width", censored=censored, hold_out=False)
+            fit = fit_law(table, law="power", y="T", x="width", censored=censored, cluster=None, hold_out=False)
             exponents[how].append(fit.parameters["a"].value)
     bias = {how: np.mean(values) / 0.5 - 1 for how, values in exponents.items()}
     assert abs(bias["censored"]) < 0.03
@@ -63,8 +63,6 @@ def test_censored_fit_is_unbiased_where_dropping_and_clamping_are_not() -> None:
 
 
 def test_equals_a_likelihood_maximised_by_hand() -> None:
-    from scipy import optimize
-
     frame = times(np.random.default_rng(3))
     x, y = np.log(frame["width"].to_numpy()), np.log(frame["T"].to_numpy())
     unreached = frame["unreached"].to_numpy()
