@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -60,6 +61,7 @@ def connected(address: str | None, *, cpus: int) -> Iterator[int]:
         raise ClusterError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
     try:
         ray.init(
