@@ -133,7 +133,11 @@ def fit_law(
     """
     form = _law_named(law)
     check_confidence(confidence)
+    if frame.empty:
+        raise ValueError("the table has no rows")
     names = [resolve(frame, name) for name in ([x] if isinstance(x, str) else x)]
+    if not names:
+        raise ValueError("x is empty: name at least one variable")
     y = resolve(frame, y)
     cluster = _cluster_column(frame, cluster)
     censored = resolve(frame, censored) if censored is not None else None
@@ -189,8 +193,8 @@ def _scales(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, tuple[float,
 
 def _check_design(law: Law, names: Sequence[str], data: Observations) -> None:
     """Raise ValueError where the rows cannot determine the law's parameters."""
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"x is {', '.join(names) or 'empty'}: name each variable once")
+    if len(set(names)) < len(names):
+        raise ValueError(f"x is {', '.join(names)}: name each variable once")
     if law.max_variables is not None and len(names) > law.max_variables:
         raise ValueError(
             f"the law {law.name!r} takes {law.max_variables} variable, given {len(names)}: {', '.join(names)}"

@@ -166,7 +166,22 @@ class _Profile:
         return side * np.inf if limited else at
 
     def _at(self, value: float, nearby: Optimum) -> Optimum:
-        start = nearby.theta.copy()
+        """The lowest objective at a value: from a nearby point of the profile and, where that ends high, from the
+        optimum too, since an amplitude that has shrunk to nothing does not come back."""
+        found = self._from(nearby, value)
+        if self._excess(found) <= 0:
+            return found
+        again = self._from(self.optimum, value)
+        return min(found, again, key=lambda optimum: optimum.local.value)
+
+    def _from(self, point: Optimum, value: float) -> Optimum:
+        """Start along the profile's tangent at a point, so that correlated coordinates move with the one held."""
+        others = (np.arange(len(point.theta)) != self.index) & (
+            (point.theta > self.objective.lower) & (point.theta < self.objective.upper)
+        )
+        start, move = point.theta.copy(), value - point.theta[self.index]
+        inverse = _inverse(point.local.information[np.ix_(others, others)])
+        start[others] -= inverse @ point.local.information[others, self.index] * move
         start[self.index] = value
         return minimise(self.objective, start, fixed=self.index, max_iterations=50)
 

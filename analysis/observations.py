@@ -125,8 +125,6 @@ def observe(
     frame: pd.DataFrame, *, y: str, x: Sequence[str], cluster: str | None, censored: str | None
 ) -> Observations:
     """Check the columns of a fit and take logarithms; the names are full ones. Raises ValueError."""
-    if frame.empty:
-        raise ValueError("the table has no rows")
     log_x = np.log(np.column_stack([positive(frame[name], name) for name in x]))
     log_y = np.log(positive(frame[y], y))
     mask = np.zeros(len(frame), dtype=bool) if censored is None else flags(frame[censored], censored)

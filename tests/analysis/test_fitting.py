@@ -159,17 +159,36 @@ def test_the_mean_of_the_loss_stops_early_and_this_fit_does_not() -> None:
     assert fit(frame, "offset-power").parameters["a"].value == pytest.approx(1.0, abs=0.03)
 
 
+def least_squares_over_offsets(frame: pd.DataFrame, exponents: np.ndarray) -> np.ndarray:
+    """Mean squared log residual at each exponent, by brute force over E/A: (k,) -> (k,)."""
+    scales, index = np.unique(np.log(frame["encoder.width"]), return_inverse=True)
+    with np.errstate(divide="ignore"):
+        log_ratios = np.log(np.append(0, np.geomspace(1e-5, 1e4, 3000)))[:, None]
+    log_y, lowest = np.log(frame["T"].to_numpy()), []
+    for exponent in exponents:
+        shapes = np.logaddexp(log_ratios, -exponent * (scales - scales.mean()))[:, index]
+        lowest.append(np.var(log_y - shapes, axis=1).min())
+    return np.array(lowest)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_an_offset_power_fit_is_the_lowest_of_a_dense_search(seed: int) -> None:
     frame = sweep("offset-power", np.random.default_rng(seed), noise=0.3)
     found = fit(frame, "offset-power", tuning=np.inf)
-    log_x, log_y = np.log(frame["encoder.width"].to_numpy()), np.log(frame["T"].to_numpy())
-    exponents, ratios = np.meshgrid(np.geomspace(0.01, 10, 150), np.append(0, np.geomspace(1e-6, 1e4, 150)))
-    with np.errstate(divide="ignore"):
-        shapes = np.logaddexp(np.log(ratios)[..., None], -exponents[..., None] * (np.unique(log_x) - 4.5))
-    shapes = shapes[..., np.searchsorted(np.unique(log_x), log_x)]
-    lowest = np.var(log_y - shapes, axis=-1).min()
-    assert np.mean((log_y - np.log(found.predict(frame))) ** 2) <= lowest * (1 + 1e-12)
+    lowest = least_squares_over_offsets(frame, np.geomspace(0.01, 10, 60)).min()
+    assert np.mean((np.log(frame["T"]) - np.log(found.predict(frame))) ** 2) <= lowest * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_limits_of_a_profile_have_risen_as_far(seed: int) -> None:
+    """The rise at either limit, by brute force, is the same one and above that of any exponent between them."""
+    frame = sweep("offset-power", np.random.default_rng(seed), noise=0.1 + 0.04 * seed)
+    found = fit(frame, "offset-power", tuning=np.inf)
+    a = found.parameters["a"]
+    assert found.status == "converged"
+    low, best, high = least_squares_over_offsets(frame, np.array([a.low, a.value, a.high]))
+    assert low - best == pytest.approx(high - best, rel=2e-2)
+    assert (least_squares_over_offsets(frame, np.linspace(a.low, a.high, 12)[1:-1]) < min(low, high)).all()
 
 
 @settings(max_examples=15, deadline=None)
