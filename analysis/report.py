@@ -84,9 +84,8 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
         (
             "shares",
             f"Who becomes stationary, by {axis}",
-            f"Left: share of trials with scaled G ≤ {below:g} at the end, with its Wilson 95% interval. Right: share of "
-            f"steps that lowered the loss by less than half of the promise: median and range of "
-            f"{seeds} seeds.",
+            f"Left: share of trials with scaled G ≤ {below:g} at the end, with its Wilson 95% interval. Right: share "
+            f"of steps that lowered the loss by less than half of the promise: median and range of {seeds} seeds.",
             lambda: figures.shares(results),
         ),
         (

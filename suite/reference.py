@@ -41,8 +41,8 @@ _AXES = """## Axes
 Paths that may be swept: PATHS.
 
 `--set encoder.width=64` overrides a setting, and replaces the axis of a swept one; the value is YAML, so
-`--set "seed={range: 8}"` makes an axis. `profiles` holds named sets of such overrides; `--profile NAME` applies one, and
-its results go to `<name>-<profile>`.
+`--set "seed={range: 8}"` makes an axis. `profiles` holds named sets of such overrides; `--profile NAME` applies
+one, and its results go to `<name>-<profile>`.
 """
 
 

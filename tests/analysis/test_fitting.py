@@ -1,5 +1,4 @@
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -363,18 +362,6 @@ def test_two_scales_are_too_few_for_an_offset() -> None:
 def test_a_column_without_values_does_not_make_a_name_ambiguous() -> None:
     frame = sweep("power", np.random.default_rng(0)).assign(**{"encoder.key.width": None})
     assert fit(frame, "power").x == ("encoder.width",)
-
-
-def test_speed() -> None:
-    """Generous multiples of what it takes on an idle core, so that a busy machine does not fail."""
-    frame = pd.concat([sweep("offset-power", np.random.default_rng(seed)) for seed in range(3)], ignore_index=True)
-    for law, limit in {"power": 0.2, "multiplicative": 0.2, "offset-power": 1.5}.items():
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            fit(frame, law)
-            times.append(time.process_time() - start)
-        assert min(times) < limit
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis.laws import LAWS, Multiplicative, OffsetPower, Power, exponent_names, register
@@ -73,6 +73,7 @@ def test_an_offset_of_zero_is_a_power_law_without_a_warning() -> None:
 def test_the_starts_of_an_offset_power_reach_exact_data(offset: float, amplitude: float, exponent: float) -> None:
     x, law = np.log(2.0 ** np.arange(3, 10))[:, None], OffsetPower()
     log_y = law.log_median(np.array([offset, np.log(amplitude), exponent]), x)
+    assume(np.ptp(log_y) > 0.01)  # flatter data determine no exponent
     lower, upper = np.array([(p.lower, p.upper) for p in law.parameters(["x"])]).T
     squares = Huber(law, Observations(x, log_y, np.zeros(7, dtype=bool), None), lower, upper, 1.0, np.inf)
     optimum = best_of(squares, law.starts(x, log_y))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from suite.data.pairs import draw_pairs
 from suite.data.sphere import Sphere
@@ -123,7 +122,7 @@ def settings_of(
     return TrialSettings(
         data=Sphere(samples=8, input_dim=5),
         encoder=Encoder(
-            width=7, depth=2, embedding_dim=3, parametrization=parametrization, key=KeyEncoder(width=5, depth=3)
+            width=16, depth=2, embedding_dim=3, parametrization=parametrization, key=KeyEncoder(width=12, depth=3)
         ),
         loss=InfoNCE(similarity=similarity, temperature=0.7, symmetric=symmetric),
         optimizer=GradientDescent(**optimizer),
@@ -198,7 +197,7 @@ def test_the_step_and_scaled_g_are_those_of_finite_differences(parametrization: 
     lane.advance(1)
     gradients = finite_differences(settings, before)
     width_factor = TABLE[parametrization][3]
-    factors = [width_factor(7, 3)] * 2 + [width_factor(5, 3)] * 3
+    factors = [width_factor(16, 3)] * 2 + [width_factor(12, 3)] * 3
     norms = [(g**2).sum() for g in gradients]
     columns = lane.read()
     assert columns["grad_norm_sq_by_layer"][0].tolist() == pytest.approx(norms, rel=1e-6)
@@ -230,8 +229,8 @@ def test_the_constant_rule_moves_the_query_tower_at_its_value_and_the_key_tower_
     settings = settings_of("allen-zhu", "cosine", learning_rate=ConstantRule(value=value))
     lane = lane_of(settings, slots=1)
     eta, *_ = lane.fill(0, settings)
-    assert eta * 3 / 7 == pytest.approx(value, rel=1e-12)
-    history, towers = plain_training(settings, eta=value * 7 / 3, steps=5)
+    assert eta * 3 / 16 == pytest.approx(value, rel=1e-12)
+    history, towers = plain_training(settings, eta=value * 16 / 3, steps=5)
     lane.advance(6)
     assert lane.read()["loss"].item() == pytest.approx(history[5]["loss"], rel=1e-12)
     np.testing.assert_allclose(weights_of(lane.state(0))[2], towers[1].weights[1], rtol=1e-10)

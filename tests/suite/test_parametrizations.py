@@ -7,14 +7,10 @@ import pytest
 import torch
 
 from suite.data.digits import Digits
-from suite.data.sphere import Sphere
-from suite.data.views import GaussianNoise
 from suite.experiment import Budget, Encoder, TrialSettings
 from suite.training.lane import Lane
-from suite.training.learning_rates import WidthRule
 from suite.training.losses import InfoNCE
-from suite.training.optimizers import GradientDescent
-from suite.training.parametrizations import PARAMETRIZATIONS, Parametrization, layer_scales, learning_rate_factor
+from suite.training.parametrizations import Parametrization
 
 WIDTHS = (64, 256, 1024)
 SEEDS = 64
