@@ -69,6 +69,7 @@ class Lane:
         self.active = zeros(torch.bool)  # holds a trial that has not ended
         self.step = zeros(torch.int64)
         self.eta = zeros(self._dtype)
+        self._exact_eta = [0.0] * slots  # before it was rounded to the lane's precision
         self._moving = zeros(torch.bool)  # the gradient at hand is its own: the next update applies
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
@@ -95,7 +96,7 @@ class Lane:
         else:
             eta, step = float(state["eta"]), int(state["step"])
             self._restore(slot, state)
-        self.eta[slot], self.step[slot] = eta, step
+        self.eta[slot], self.step[slot], self._exact_eta[slot] = eta, step, eta
         self._last_step[slot] = self._budget.last_step(eta)
         self.active[slot], self._moving[slot], self._counted[slot] = True, False, state is None
         return eta, step, self._budget.last_step(eta)
@@ -111,7 +112,7 @@ class Lane:
         """A copy of the slot's trial on the host, enough to continue it to the bit."""
         weights = {f"weight.{i}": w[slot].detach().cpu().numpy().copy() for i, w in enumerate(self._weights)}
         running = {name: value.numpy() for name, value in self.stationarity.state(slot).items()}
-        eta = np.asarray(self.eta[slot].item(), dtype=np.float64)
+        eta = np.asarray(self._exact_eta[slot], dtype=np.float64)
         return {**weights, **running, "eta": eta, "step": np.asarray(self.step[slot].item())}
 
     def free(self, slot: int) -> None:
