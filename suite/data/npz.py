@@ -48,17 +48,19 @@ class Npz(Source):
     def _load(self) -> dict[str, np.ndarray]:
         if not Path(self.path).is_file():
             raise ValueError(f"{self.path}: no such file (data.path is relative to {Path.cwd()})")
+        if not zipfile.is_zipfile(self.path):
+            raise ValueError(f"{self.path}: not a readable .npz file; numpy.savez writes one")
         wanted = [self.query] if self.key is None else [self.query, self.key]
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
-                missing = [name for name in wanted if name not in stored]
-                if missing:
-                    raise ValueError(
-                        f"{self.path}: no array {missing[0]!r}; the file has {', '.join(stored) or 'none'}"
-                    )
-                arrays = {name: stored[name] for name in wanted}
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise ValueError(f"{self.path}: not a readable .npz file ({error})") from error
+            with Path(self.path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                absent = [name for name in wanted if name not in stored]
+                arrays = {name: stored[name] for name in wanted if name in stored}
+                known = ", ".join(stored) or "none"
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+            reason = "an array of objects, which only pickle can store" if "Object arrays" in str(error) else error
+            raise ValueError(f"{self.path}: not a readable .npz file of numbers ({reason})") from error
+        if absent:
+            raise ValueError(f"{self.path}: no array {absent[0]!r}; the file has {known}")
         return {name: self._checked(name, array) for name, array in arrays.items()}
 
     def _checked(self, name: str, array: np.ndarray) -> np.ndarray:

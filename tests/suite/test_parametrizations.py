@@ -9,7 +9,9 @@ import torch
 from suite.data.digits import Digits
 from suite.experiment import Budget, Encoder, TrialSettings
 from suite.training.lane import Lane
+from suite.training.learning_rates import WidthRule
 from suite.training.losses import InfoNCE
+from suite.training.optimizers import GradientDescent
 from suite.training.parametrizations import Parametrization
 
 WIDTHS = (64, 256, 1024)
@@ -55,3 +57,56 @@ def test_scaled_g_at_the_start_depends_on_width_as_the_parametrization_says(
         )
         logs.append(np.log(at_start(settings, range(SEEDS))).mean())
     assert np.polyfit(np.log(WIDTHS), logs, 1)[0] == pytest.approx(slope, abs=0.1)
+
+
+def losses(settings: TrialSettings, steps: int) -> list[float]:
+    lane = lane_of(settings, 1)
+    lane.fill(0, settings)
+    values = []
+    for _ in range(steps):
+        lane.advance(1)
+        values.append(lane.read()["loss"].item())
+    return values
+
+
+@pytest.mark.parametrize("width", [24, 100])
+@pytest.mark.parametrize(
+    ("parametrization", "similarity"),
+    [("allen-zhu", "cosine"), ("ntk", "cosine"), ("allen-zhu", "dot"), ("ntk", "dot"), ("mup", "dot")],
+)
+def test_with_frozen_ends_all_are_the_same_system(parametrization: Parametrization, similarity: str, width: int):
+    """Up to the scale of z, which dot can undo by the temperature, and to the rate at which W itself moves."""
+    d, c = 6, 0.3
+    z_norm_sq = {"allen-zhu": 1, "ntk": d, "mup": d / width}[parametrization]  # d for standard
+    factor = {"allen-zhu": d, "ntk": 1, "mup": width}[parametrization]  # of eta P m^-2a against standard's
+
+    def settings(name: Parametrization, temperature: float, rate: float) -> TrialSettings:
+        return TrialSettings(
+            data=Digits(samples=12),
+            encoder=Encoder(width=width, depth=2, embedding_dim=d, parametrization=name),
+            loss=InfoNCE(similarity=similarity, temperature=temperature),
+            optimizer=GradientDescent(learning_rate=WidthRule(c=rate)),
+            precision="float64",
+        )
+
+    scale = z_norm_sq / d if similarity == "dot" else 1.0
+    ours = losses(settings(parametrization, 3.0 * scale, c / factor), 40)
+    standard = losses(settings("standard", 3.0, c), 40)
+    assert standard[0] - standard[-1] > 0.01
+    np.testing.assert_allclose(ours, standard, rtol=0, atol=1e-12)
+
+
+def test_the_table_of_squared_norms_at_the_start():
+    d, width = 8, 512
+    for parametrization, expected in {"allen-zhu": 1, "standard": d, "ntk": d, "mup": d / width}.items():
+        settings = TrialSettings(
+            data=Digits(samples=64),
+            encoder=Encoder(width=width, depth=2, embedding_dim=d, parametrization=parametrization),
+            loss=InfoNCE(similarity="dot"),
+        )
+        lane = lane_of(settings, 1)
+        norms = []
+        for seed in range(8):
+            lane.fill(0, settings.model_copy(update={"seed": seed}))
+            norms += [t.embed(t.hidden).square().sum(-1).mean().item() for t in lane.towers]
+        assert np.mean(norms) == pytest.approx(expected, rel=0.15), parametrization
