@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from suite.experiment import geometric
-
 FORMS = "a list, {range: n}, {log2: [a, b]} or {geometric: [a, b, n]}"
 
 
@@ -61,6 +59,13 @@ def _numbers(argument: Any, count: int, allowed: str) -> list[float]:
     if not good or any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in argument):
         raise AxisError(f"{allowed}; got {argument!r}")
     return argument
+
+
+def geometric(first: float, last: float, number: int) -> list[float]:
+    """`number` values from first to last with equal ratios, both ends exact."""
+    ratio = math.log(last / first)
+    inner = [first * math.exp(ratio * k / (number - 1)) for k in range(1, number - 1)]
+    return [first, *inner, last]
 
 
 _GENERATORS: dict[str, Callable[[Any], list[Any]]] = {"range": _range, "log2": _log2, "geometric": _geometric}

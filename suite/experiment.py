@@ -16,9 +16,10 @@ import suite.training.couplings
 import suite.training.learning_rates
 import suite.training.losses
 import suite.training.optimizers
+from suite.axes import axis_values
 from suite.data.digits import Digits
 from suite.data.source import SOURCES, Source
-from suite.registry import Settings, named
+from suite.registry import Settings, located, named
 from suite.training.couplings import COUPLINGS, Coupling, Joint
 from suite.training.losses import LOSSES, InfoNCE, Loss
 from suite.training.optimizers import OPTIMIZERS, GradientDescent, Optimizer
@@ -66,17 +67,9 @@ class Encoder(Settings):
         return {"query": query, "key": TowerShape(key.width or self.width, key.depth or self.depth)}
 
 
-def geometric(first: float, last: float, number: int) -> list[float]:
-    """`number` values from first to last with equal ratios, both ends exact."""
-    ratio = math.log(last / first)
-    inner = [first * math.exp(ratio * k / (number - 1)) for k in range(1, number - 1)]
-    return [first, *inner, last]
-
-
 def _epsilons(value: Any) -> Any:
-    if isinstance(value, dict) and list(value) == ["geometric"] and len(value["geometric"]) == 3:
-        first, last, number = value["geometric"]
-        return tuple(float(f"{epsilon:.6g}") for epsilon in geometric(first, last, number))
+    if isinstance(value, dict):
+        return tuple(float(f"{epsilon:.6g}") for epsilon in axis_values(value))
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -115,9 +108,10 @@ class TrialSettings(Settings):
     @model_validator(mode="after")
     def _compatible(self) -> TrialSettings:
         if self.encoder.parametrization == "mup" and getattr(self.loss, "similarity", None) == "cosine":
-            raise ValueError(
+            raise located(
+                ("encoder", "parametrization"),
                 "parametrization mup with cosine similarity would shrink the embeddings that cosine rescales: "
-                "use standard, or similarity: dot"
+                "use standard, or similarity: dot",
             )
         return self
 
@@ -218,9 +212,11 @@ class Experiment(TrialSettings):
 
     @model_validator(mode="after")
     def _laws_use_thresholds(self) -> Experiment:
-        for law in self.laws:
+        for index, law in enumerate(self.laws):
             for epsilon in law.epsilon or []:
                 if not any(math.isclose(epsilon, known, rel_tol=1e-4) for known in self.epsilons):
                     known_words = ", ".join(f"{known:g}" for known in self.epsilons)
-                    raise ValueError(f"laws: epsilon {epsilon:g} is not among the thresholds {known_words}")
+                    raise located(
+                        ("laws", index, "epsilon"), f"epsilon {epsilon:g} is not among the thresholds {known_words}"
+                    )
         return self

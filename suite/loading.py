@@ -50,7 +50,7 @@ def _apply_profile(source: YamlSource, profile: str, places: dict[Path_, str]) -
     for path, value in _leaves(profiles[profile] or {}):
         lines = source.place(("profiles", profile, *path))
         key = ".".join(path)
-        _set(source.data, key.removeprefix("sweep."), value, source, places, lines, axis=path[0] == "sweep")
+        _set(source.data, key, value, source, places, lines, axis=path[0] == "sweep")
     source.data["name"] = f"{source.data.get('name')}-{profile}"
 
 
@@ -84,6 +84,7 @@ def _set(
     axis: bool = False,
 ) -> None:
     """Put an override where it belongs: it replaces an axis, adds one, or sets a value."""
+    key = key.removeprefix("sweep.")
     sweep = data.get("sweep")
     sweep = data["sweep"] = dict(sweep) if isinstance(sweep, dict) else {}
     swept = key in sweep
@@ -98,7 +99,7 @@ def _set(
         sweep[key] = value
         places[("sweep", key)] = place
         return
-    path: Path_ = tuple(key.removeprefix("sweep.").split("."))
+    path: Path_ = tuple(key.split("."))
     inner: Any = data
     for part in path[:-1]:
         present = inner.get(part)
@@ -131,7 +132,7 @@ class _Validation:
 
     def __init__(self, source: YamlSource, places: dict[Path_, str]) -> None:
         self._source, self._places = source, places
-        self._problems: list[str] = []
+        self._problems: list[tuple[int, str]] = []
 
     def experiment(self) -> Experiment:
         """The experiment, or all problems at once."""
@@ -142,16 +143,17 @@ class _Validation:
             experiment = Experiment.model_validate(data)
         except ValidationError as error:
             self._note(error, ())
-        if self._problems or experiment is None:
-            raise ExperimentError("\n".join(dict.fromkeys(self._problems)))
-        self._check_cells(experiment)
-        if self._problems:
-            raise ExperimentError("\n".join(dict.fromkeys(self._problems)))
+        if experiment is not None and not self._problems:
+            self._check_cells(experiment)
+        if experiment is None or self._problems:
+            in_order = sorted(self._problems, key=lambda problem: problem[0])
+            raise ExperimentError("\n".join(dict.fromkeys(words for _, words in in_order)))
         return experiment
 
     def _say(self, path: Path_, words: str) -> None:
         place = next((self._places[path[:k]] for k in range(len(path), 0, -1) if path[:k] in self._places), None)
-        self._problems.append(f"{place or self._source.place(path)}: {words}")
+        line = 0 if place else self._source.line(path)
+        self._problems.append((line, f"{place or self._source.place(path)}: {words}"))
 
     def _sweep(self, sweep: Any) -> dict[str, Any]:
         """Every axis as a list of values."""
@@ -169,7 +171,7 @@ class _Validation:
         return resolved
 
     def _zip(self, groups: Any, taken: set[str]) -> list[dict[str, list[Any]]]:
-        if not isinstance(groups, list) or not all(isinstance(group, dict) and group for group in groups):
+        if not (isinstance(groups, list) and groups and all(isinstance(g, dict) and g for g in groups)):
             self._say(
                 ("sweep", "zip"),
                 "zip: write a list of groups, such as [{encoder.width: [32, 64], data.samples: [16, 32]}]",
@@ -246,7 +248,7 @@ class _Validation:
 
     def _note(self, error: ValidationError, swept: Path_) -> None:
         for problem in error.errors(include_url=False):
-            path = _yaml_path(problem["loc"], self._source.data)
+            path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], self._source.data)
             words = _words(problem, path)
             self._say(swept or path, words)
 
@@ -285,9 +287,48 @@ def _words(problem: Any, path: Path_) -> str:
         return f"{key} is missing; add it"
     if kind.startswith("union_tag"):
         return _tag_words(key, problem)
-    if kind == "value_error":
+    if kind in ("value_error", "located"):
         return f"{key}: {message}" if key else message
-    return f"{key}: got {given!r}; {message[0].lower()}{message[1:]}"
+    registry = _registries().get(str(path[-1])) if kind == "model_attributes_type" else None
+    if registry is not None:
+        return f"{key}: got {_shown(given)}; write {{{registry.tag}: ...}} with one of {', '.join(registry)}"
+    return f"{key}: got {_shown(given)}; {_ALLOWED.get(kind, _other_words(message)).format(**problem.get('ctx', {}))}"
+
+
+_MAPPING = "write a mapping of its keys, or leave it out"
+_ALLOWED = {
+    "int_type": "write a whole number",
+    "int_from_float": "write a whole number",
+    "float_type": "write a number",
+    "bool_type": "write true or false",
+    "string_type": "write text; quotes make text of a number",
+    "list_type": "write a list",
+    "tuple_type": "write a list",
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "greater_than": "it must be greater than {gt}",
+    "greater_than_equal": "it must be at least {ge}",
+    "less_than": "it must be less than {lt}",
+    "less_than_equal": "it must be at most {le}",
+    "finite_number": "it must be finite",
+    "literal_error": "write {expected}",
+    "string_pattern_mismatch": "use lower-case letters, digits, dots, dashes and underscores, a letter or digit first",
+    "too_short": "write at least {min_length}",
+    "invalid_key": "keys must be text",
+}
+
+
+def _other_words(message: str) -> str:
+    return (message[0].lower() + message[1:]).replace("{", "{{").replace("}", "}}")
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it, cut where it is long."""
+    if value is None:
+        return "nothing"
+    words = str(value).lower() if isinstance(value, bool) else repr(value)
+    return words if len(words) <= 80 else f"{words[:77]}..."
 
 
 def _tag_words(key: str, problem: Any) -> str:
@@ -296,7 +337,7 @@ def _tag_words(key: str, problem: Any) -> str:
     known = list(_registries().get(key.split(".")[-1], ()))
     if "tag" in context:
         return f"{key}: unknown {tag} {context['tag']!r}{_nearest(context['tag'], known)}"
-    return f"{key}: got {problem.get('input')!r}, without its {tag!r}; add one of {', '.join(known)}"
+    return f"{key}: got {_shown(problem.get('input'))}, without its {tag!r}; add one of {', '.join(known)}"
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Settings(BaseModel):
@@ -54,3 +54,8 @@ class Registry(Generic[T]):
 def named(value: Any) -> Any:
     """Let a bare name stand for its settings: `halves` is `{name: halves}`."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def located(path: tuple[str | int, ...], message: str) -> PydanticCustomError:
+    """What a validator of several fields raises: the problem, and the path of the field it is told at."""
+    return PydanticCustomError("located", "{message}", {"message": message, "path": path})

@@ -26,9 +26,13 @@ class YamlSource:
 
     def place(self, path: Path_) -> str:
         """file:line of a path, or of the nearest one above it that the file has."""
+        return f"{self.file}:{self.line(path)}"
+
+    def line(self, path: Path_) -> int:
+        """The line alone."""
         while path and path not in self.lines:
             path = path[:-1]
-        return f"{self.file}:{self.lines.get(path, 1)}"
+        return self.lines.get(path, 1)
 
 
 class _Loader(yaml.SafeLoader):
