@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-COMPLETE, SOME_FAILED, BAD_INPUT, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
+SOME_FAILED, BAD_INPUT, LOCKED, INTERRUPTED = 1, 2, 3, 130
 
 File = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="Results folder, such as results/quickstart.", show_default=False)]
@@ -187,22 +187,13 @@ def _short(path: Path) -> Path:
 def main() -> None:
     """Run a command; bad input ends with one message and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
+        app()
     except Exception as error:
         sys.exit(_fail(error))
 
 
 def _fail(error: Exception) -> int:
     """Say what went wrong; the exit code tells which kind it was. A defect of Stillpoint keeps its traceback."""
-    from click import ClickException
-
-    if isinstance(error, ClickException):
-        error.show()
-        return BAD_INPUT
     kind = type(error).__name__
     if kind not in ("LockedError", "ClusterError") and not isinstance(error, ValueError | OSError):
         raise error

@@ -141,7 +141,7 @@ class Results:
 
     def records(self) -> pd.DataFrame:
         """All records, each step of a trial once, without what a later start or extension replaced."""
-        return self._compact_records().to_pandas()
+        return self._compact_records(self.outcomes).to_pandas()
 
     def merge(self, trials: list[Trial], *, metadata: dict[str, Any], closing_epoch: int | None = None) -> None:
         """Write the tables for these trials; with `closing_epoch`, no later commit of that epoch counts.
@@ -150,8 +150,9 @@ class Results:
         """
         if closing_epoch is not None:
             self.merged_epoch = closing_epoch
-        planned = {trial.trial_id for trial in trials}
-        records, passages = self._compact_records(), self._compact_passages()
+        planned = {trial.trial_id: None for trial in trials}
+        order = [*planned, *(trial_id for trial_id in self.outcomes if trial_id not in planned)]
+        records, passages = self._compact_records(order), self._compact_passages(order)
         retired = [trial_id for trial_id in self.outcomes if trial_id not in planned and trial_id in self.settings]
         if retired:
             rows = [{**self.settings[i], **self._null_outcome(i)} for i in retired]
@@ -186,7 +187,8 @@ class Results:
         self.folder.delete([n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch])
         self._merged &= {*needed, *names} - {n for n in names if n in self._merged}
 
-    def _compact_records(self) -> pa.Table:
+    def _compact_records(self, trial_ids: Iterable[str]) -> pa.Table:
+        """Each step once, in the order of these trials."""
         rows = _concatenated(self._records, RECORDS)
         frame = rows.select(["trial_id", "step", "final", "turn"]).to_pandas()
         started = frame[frame.step == 0].groupby("trial_id").turn.max()
@@ -200,7 +202,7 @@ class Results:
             if not is_record_step(int(frame.step[index]), self._per_decade(frame.trial_id[index]))
         ]
         frame, final = frame.drop(index=dropped), final.drop(index=dropped)
-        order = frame.assign(position=frame.trial_id.map({i: n for n, i in enumerate(self.outcomes)}))
+        order = frame.assign(position=frame.trial_id.map({i: n for n, i in enumerate(trial_ids)}))
         order = order.sort_values(["position", "step"]).index
         kept = rows.take(pa.array(order.to_numpy())).drop_columns("turn")
         flags = pa.array(final[order].to_numpy(dtype=bool))
@@ -213,12 +215,15 @@ class Results:
     def _per_decade(self, trial_id: str) -> int:
         return int(self.settings.get(trial_id, {}).get("records_per_decade", 16))
 
-    def _compact_passages(self) -> pa.Table:
+    def _compact_passages(self, trial_ids: Iterable[str]) -> pa.Table:
+        """Those of trials that have ended, in the order of these trials."""
         rows = _concatenated(self._passages, PASSAGES)
         frame = rows.select(["trial_id", "turn"]).to_pandas()
         newest = frame.groupby("trial_id").turn.transform("max") == frame.turn
         ended = frame.trial_id.map(lambda trial_id: self.outcome(trial_id)["status"] in ENDED).astype(bool)
-        return rows.take(pa.array(frame.index[newest & ended].to_numpy())).drop_columns("turn")
+        position = frame.trial_id.map({i: n for n, i in enumerate(trial_ids)})
+        order = position[newest & ended].sort_values(kind="stable").index
+        return rows.take(pa.array(order.to_numpy())).drop_columns("turn")
 
 
 def settings_row(trial: Trial) -> Row:

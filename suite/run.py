@@ -81,6 +81,10 @@ def run(
     if expansion.num_duplicates:
         observer.notice(f"{expansion.num_duplicates} cells of the sweep repeat another one and are left out.")
     check_data(expansion.trials)
+    if address is not None:
+        from suite import scheduling
+
+        scheduling.check_address(address)
     folder = Folder(Path(results).absolute() / experiment.name)
     with locked(folder) as lock, interruption() as stopped:
         saved = Results.open(folder)
@@ -167,7 +171,7 @@ class _Run:
             folder=self.folder.root,
             report=report,
             counts=self.counts(),
-            num_trained=len(self.tasks),
+            num_trained=sum(self.saved.outcome(task.trial_id)["status"] in ENDED for task in self.tasks),
             interrupted=interrupted,
             tracking_uri=delivery.public_uri,
         )
@@ -414,5 +418,6 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 def describe(summary: Summary, seconds: float) -> str:
     """One line on how a run went."""
-    trained = f"{summary.num_trained} trials trained" if summary.num_trained else "nothing left to train"
+    complete = "nothing left to train" if summary.complete else "no trial ended"
+    trained = f"{summary.num_trained} trials trained" if summary.num_trained else complete
     return f"{trained}, {duration(seconds)}"

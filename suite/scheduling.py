@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ POLL_SECONDS = 0.5
 MOST_FRUITLESS = 3
 """A trial alone in its lane fails after so many attempts without a step of progress; fewer could be another's fault,
 such as memory that a neighbour took."""
+CONNECT_SECONDS = 10.0
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
 
@@ -50,15 +52,33 @@ class Sink(Protocol):
         """Nothing that this attempt still writes counts."""
 
 
+def check_address(address: str) -> None:
+    """See that a cluster answers: Ray itself tries for minutes.
+
+    Raises:
+        ClusterError: none does, or the address needs a client that streams.
+    """
+    if address.startswith("ray://"):
+        raise ClusterError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
+    if address == "auto":
+        with connected(address, cpus=1):
+            return
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit()):
+        raise ClusterError(f"--address {address}: write auto, or HOST:PORT such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray at {address}: {error}; `ray status` on the head node shows its address") from None
+
+
 @contextmanager
 def connected(address: str | None, *, cpus: int) -> Iterator[int]:
     """Ray, local or at an address, as long as the block lasts; gives the number of workers of `cpus` cores.
 
     Raises:
-        ClusterError: no cluster at the address, or the address needs a client that streams.
+        ClusterError: no cluster at the address.
     """
-    if address is not None and address.startswith("ray://"):
-        raise ClusterError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -72,7 +92,8 @@ def connected(address: str | None, *, cpus: int) -> Iterator[int]:
             **(local if address is None else {}),
         )
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray at {address or 'this machine'}: {error}") from None
+        where = f"no Ray at {address}" if address else "Ray cannot be started on this machine"
+        raise ClusterError(f"{where}: {error}") from None
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
     finally:

@@ -1,0 +1,217 @@
+"""The main job on real Ray and real MLflow: each trial once, whatever is killed or extended."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Terminal
+
+from suite import tracking
+from suite.training.records import is_record_step
+
+SMALL = """
+name: small
+data: {source: sphere, samples: 8, input_dim: 6}
+encoder: {width: 16, depth: 1, embedding_dim: 4}
+budget: {steps: 200, stop_below: 0}
+sweep:
+  encoder.width: [8, 16]
+  seed: {range: 3}
+laws:
+- {law: power, y: time_to_stationarity, x: encoder.width, epsilon: 1e-1}
+"""
+LONG = """
+name: long
+data: {source: sphere, samples: 32, input_dim: 16}
+encoder: {depth: 2, embedding_dim: 8}
+budget: {steps: 3000, stop_below: 0}
+resources: {slots: 1}
+sweep:
+  encoder.width: [32, 64]
+  seed: {range: 20}
+"""
+NUM_RECORDS = sum(is_record_step(step, 16) for step in range(200)) + 1
+CLOCKS = ["timestamp_ms", "wall_seconds", "started_at", "ended_at"]
+WHENCE = ["checkpoint", "epoch", "attempt", "lane"]
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The three tables, without clock times and without what says in which attempt a row was made."""
+    names = ("trials", "records", "passages")
+    frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}
+    keys = {"trials": ["trial_id"], "records": ["trial_id", "step"], "passages": ["trial_id", "epsilon", "relative"]}
+    return {
+        name: frame.drop(columns=[*CLOCKS, *WHENCE], errors="ignore").sort_values(keys[name], ignore_index=True)
+        for name, frame in frames.items()
+    }
+
+
+def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
+    for name, frame in one.items():
+        pd.testing.assert_frame_equal(frame, other[name], check_exact=True, obj=name)
+
+
+def children(results: Path) -> list:
+    """Child runs of all experiments in the store beside the results folders."""
+    client = tracking._client(tracking.default_tracking_uri(results))
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [run for run in client.search_runs(experiments, max_results=1000) if "mlflow.parentRunId" in run.data.tags]
+
+
+def num_points(results: Path, run_id: str) -> int:
+    client = tracking._client(tracking.default_tracking_uri(results))
+    names = client.get_run(run_id).data.metrics
+    return sum(len(client.get_metric_history(run_id, name)) for name in names)
+
+
+def commits(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("lanes/**/*.zip") if not path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Terminal:
+    """A small sweep that ran to its end."""
+    terminal = Terminal(tmp_path_factory.mktemp("small"), home)
+    terminal.write("small.yaml", SMALL)
+    terminal("run", "small.yaml")
+    return terminal
+
+
+def test_each_trial_is_in_the_tables_and_in_mlflow_once(small: Terminal):
+    results = small.folder / "results"
+    frames = tables(results / "small")
+    assert frames["trials"].status.tolist() == ["finished"] * 6
+    assert sorted(frames["trials"].name) == sorted(f"m{m}-s{s}" for m in (8, 16) for s in range(3))
+    assert frames["records"].groupby("trial_id").size().tolist() == [NUM_RECORDS] * 6
+    assert not frames["records"].duplicated(["trial_id", "step"]).any()
+    runs = children(results)
+    assert sorted(run.data.tags["mlflow.runName"] for run in runs) == sorted(frames["trials"].name)
+    for run in runs:
+        assert 20 < num_points(results, run.info.run_id) <= 100
+        assert run.info.status == "FINISHED"
+        (row,) = frames["trials"][frames["trials"].name == run.data.tags["mlflow.runName"]].to_dict("records")
+        assert run.data.metrics["final_scaled_grad_norm_sq"] == pytest.approx(row["scaled_grad_norm_sq"], rel=1e-9)
+        assert run.data.params["encoder.width"] == str(row["encoder.width"])
+
+
+def test_the_run_leaves_a_report_and_nothing_superfluous(small: Terminal):
+    folder = small.folder / "results" / "small"
+    assert "<html" in (folder / "report.html").read_text()
+    assert json.loads((folder / "fits.json").read_text())
+    assert sorted(path.name for path in small.folder.iterdir()) == ["results", "small.yaml"]
+    assert not list(folder.rglob(".*")), "unfinished writes"
+
+
+def test_the_same_command_again_trains_nothing(small: Terminal):
+    folder = small.folder / "results" / "small"
+    before = {name: (folder / f"{name}.parquet").read_bytes() for name in ("records", "passages")}
+    frames, runs = tables(folder), children(folder.parent)
+    output = small("run", "small.yaml")
+    assert "nothing left to train" in output
+    assert_same(tables(folder), frames)
+    assert {name: (folder / f"{name}.parquet").read_bytes() for name in before} == before
+    again = children(folder.parent)
+    assert {run.info.run_id: run.data.metrics for run in again} == {run.info.run_id: run.data.metrics for run in runs}
+
+
+def test_a_stored_trial_trained_again_differs_by_nothing(small: Terminal):
+    output = small("run", "small.yaml", "--trial", "m16-s1", "--fresh")
+    assert f"{NUM_RECORDS} records compared; largest relative difference 0 " in output
+    assert "no such trial" in small("run", "small.yaml", "--trial", "m17", "--fresh", expect=2)
+
+
+def test_status_and_report_read_what_is_there(small: Terminal):
+    assert "6" in small("status", "results/small")
+    assert "report.html" in small("report", "results/small")
+
+
+def test_200_steps_extended_to_400_equal_400_steps(small: Terminal, tmp_path: Path, home: Path):
+    small("run", "small.yaml", "--set", "budget.steps=400")
+    straight = Terminal(tmp_path, home)
+    straight.write("small.yaml", SMALL)
+    straight("run", "small.yaml", "--set", "budget.steps=400")
+    extended, whole = (tables(t.folder / "results" / "small") for t in (small, straight))
+    assert extended["trials"].steps.tolist() == [400] * 6
+    assert_same(extended, whole)
+    assert len(children(small.folder / "results")) == 6
+
+
+def test_a_driver_killed_in_mid_sweep_loses_and_doubles_nothing(tmp_path: Path, home: Path):
+    killed, calm = Terminal(tmp_path / "killed", home), Terminal(tmp_path / "calm", home)
+    for terminal in (killed, calm):
+        terminal.folder.mkdir()
+        terminal.write("long.yaml", LONG)
+    calm("run", "long.yaml")
+    folder = killed.folder / "results" / "long"
+    process = killed.start("run", "long.yaml")
+    while not commits(folder):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "trials.parquet").exists()
+    output = killed("run", "long.yaml")
+    trained = int(output.rpartition(" trials trained")[0].rpartition("\n")[2].split()[-1])
+    assert 0 < trained < 40
+    frames = tables(folder)
+    assert_same(frames, tables(calm.folder / "results" / "long"))
+    assert frames["trials"].shape[0] == 40
+    runs = children(killed.folder / "results")
+    assert sorted(run.data.tags["mlflow.runName"] for run in runs) == sorted(frames["trials"].name)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(num_points(killed.folder / "results", run.info.run_id) <= 100 for run in runs[:4])
+
+
+def test_ctrl_c_keeps_what_was_done_and_a_second_run_is_kept_out_meanwhile(terminal: Terminal, home: Path):
+    terminal.write("long.yaml", LONG)
+    folder = terminal.folder / "results" / "long"
+    process = terminal.start("run", "long.yaml")
+    while not commits(folder):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    assert f"in use by process {process.pid}" in terminal("run", "long.yaml", expect=3)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in output + errors
+    frame = pd.read_parquet(folder / "trials.parquet")
+    assert len(frame) == 40
+    done = int((frame.status == "finished").sum())
+    begun = int((frame.checkpoint.notna() & (frame.status == "pending")).sum())
+    assert begun > 0, "what was running was not committed"
+    assert f"{done} trials trained" in output
+    again = terminal("run", "long.yaml")
+    assert f"{40 - done} trials trained" in again
+    final = pd.read_parquet(folder / "trials.parquet")
+    assert final.status.tolist() == ["finished"] * 40
+    assert np.all(final.steps == 3000)
+
+
+def test_bad_input_exits_2_and_writes_nothing(terminal: Terminal):
+    np.savez(terminal.folder / "pairs.npz", query=np.eye(4), other=np.eye(4))
+    path = terminal.write("bad.yaml", "name: bad\ndata: {source: npz, path: pairs.npz, samples: 4}\n")
+    before = sorted(terminal.folder.rglob("*"))
+    for arguments, words in [
+        (("run", "bad.yaml"), "no array 'key'"),
+        (("run", "bad.yaml", "--set", "data.samples=x"), "whole number"),
+        (("run", "absent.yaml"), "absent.yaml"),
+        (("run", "bad.yaml", "--profile", "p"), "no profiles"),
+        (("run", "bad.yaml", "--trial", "x"), "--fresh"),
+        (("run", "bad.yaml", "--set", "data={source: sphere}", "--address", "127.0.0.1:1"), "no Ray at 127.0.0.1:1"),
+        (("plan", "bad.yaml", "--set", "seed=-1"), "at least 0"),
+        (("report", "nowhere"), "nowhere"),
+        (("status", "nowhere"), "nowhere"),
+        (("ui", "nowhere"), "nowhere"),
+        (("run", "bad.yaml", "--nonsense"), "--nonsense"),
+        (("walk",), "walk"),
+        (("init", str(path)), "exists already"),
+    ]:
+        output = terminal(*arguments, expect=2)
+        assert words in output, output
+        assert "Traceback" not in output
+    assert sorted(p for p in terminal.folder.rglob("*") if "results/bad" not in str(p)) == before
