@@ -4,13 +4,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -m "not cluster"
+
+test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
+	$(BIN)/python -m pytest -q -m cluster
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

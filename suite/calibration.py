@@ -20,19 +20,24 @@ MEMORY_SHARE = 0.5
 """Share of memory a lane may plan with."""
 
 
-def measure(settings: TrialSettings, *, num_trials: int, threads: int, device: str) -> Cost:
-    """The cheapest number of slots for trials of this shape, at most `num_trials`; stops at the first that is worse."""
+def measure(settings: TrialSettings, *, num_trials: int, threads: int, device: str, slots: int | None = None) -> Cost:
+    """The cheapest number of slots for trials of this shape, at most `num_trials`; stops at the first that is worse.
+
+    A number of `slots` given is taken as it is, and only its cost is measured.
+    """
     torch.set_num_threads(threads)
+    if slots is not None:
+        return Cost(slots, _seconds_per_step(settings, slots=slots, device=device))
     limit = _memory_bytes(device) * MEMORY_SHARE
     each = slot_bytes(tower_specs(settings), samples=settings.data.samples, itemsize=8)
     best: Cost | None = None
-    for slots in CANDIDATE_SLOTS:
-        if best is not None and (slots > num_trials or slots * each > limit):
+    for number in CANDIDATE_SLOTS:
+        if best is not None and (number > num_trials or number * each > limit):
             break
-        seconds = _seconds_per_step(settings, slots=slots, device=device)
+        seconds = _seconds_per_step(settings, slots=number, device=device)
         if best is not None and seconds > WORTHWHILE * best.seconds_per_step:
             break
-        best = Cost(slots, seconds)
+        best = Cost(number, seconds)
     assert best is not None
     return best
 

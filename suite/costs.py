@@ -16,13 +16,16 @@ from suite.storage import Folder
 
 
 class CostCache:
-    """Costs measured earlier on this machine, in the user's cache folder; a damaged file counts as empty."""
+    """Costs measured earlier on this machine, in the user's cache folder; a damaged file counts as empty.
 
-    def __init__(self, *, device: str, threads: int) -> None:
+    Costs of a prescribed number of `slots` are kept apart from those of the number that calibration chose.
+    """
+
+    def __init__(self, *, device: str, threads: int, slots: int | None = None) -> None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self._folder = Folder(base / "stillpoint")
         found = machine(device)
-        self._prefix = f"{found['hardware']}|{found['torch_version']}|{threads}|{device}|"
+        self._prefix = f"{found['hardware']}|{found['torch_version']}|{threads}|{device}|{slots or 'chosen'}|"
 
     def read(self) -> dict[str, Cost]:
         """Cost by shape key."""

@@ -349,14 +349,16 @@ def shape_costs(
     earlier: dict[str, dict[str, Any]],
     calibrate: Callable[[dict[str, dict[str, Any]]], dict[str, Cost]],
 ) -> dict[str, Cost]:
-    """Cost by shape. Slots chosen once stay chosen, because bits depend on them."""
+    """Cost by shape. Slots chosen once stay chosen, because bits depend on them, unless the experiment says another."""
     needed = experiment.resources
     device = "cuda" if needed.gpus else "cpu"
     shapes = groups(tasks)
-    cache = CostCache(device=device, threads=needed.cpus)
+    cache = CostCache(device=device, threads=needed.cpus, slots=needed.slots)
     known = cache.read() | {key: Cost(**cost) for key, cost in earlier.items()}
+    known = {key: cost for key, cost in known.items() if needed.slots in (None, cost.slots)}
+    fixed = {"threads": needed.cpus, "device": device, "slots": needed.slots}
     unknown = {
-        key: {"settings": members[0].settings, "num_trials": len(members), "threads": needed.cpus, "device": device}
+        key: {"settings": members[0].settings, "num_trials": len(members), **fixed}
         for key, members in shapes.items()
         if key not in known
     }
@@ -364,8 +366,7 @@ def shape_costs(
         measured = calibrate(unknown)
         cache.add(measured)
         known |= measured
-    costs = {key: known[key] for key in shapes}
-    return costs if needed.slots is None else {k: replace(c, slots=needed.slots) for k, c in costs.items()}
+    return {key: known[key] for key in shapes}
 
 
 def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:

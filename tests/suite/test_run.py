@@ -29,7 +29,7 @@ LONG = """
 name: long
 data: {source: sphere, samples: 32, input_dim: 16}
 encoder: {depth: 2, embedding_dim: 8}
-budget: {steps: 3000, stop_below: 0}
+budget: {steps: 700, stop_below: 0}
 resources: {slots: 1}
 sweep:
   encoder.width: [32, 64]
@@ -141,6 +141,7 @@ def test_200_steps_extended_to_400_equal_400_steps(small: Terminal, tmp_path: Pa
     assert len(children(small.folder / "results")) == 6
 
 
+@pytest.mark.cluster
 def test_a_driver_killed_in_mid_sweep_loses_and_doubles_nothing(tmp_path: Path, home: Path):
     killed, calm = Terminal(tmp_path / "killed", home), Terminal(tmp_path / "calm", home)
     for terminal in (killed, calm):
@@ -167,6 +168,7 @@ def test_a_driver_killed_in_mid_sweep_loses_and_doubles_nothing(tmp_path: Path, 
     assert all(num_points(killed.folder / "results", run.info.run_id) <= 100 for run in runs[:4])
 
 
+@pytest.mark.cluster
 def test_ctrl_c_keeps_what_was_done_and_a_second_run_is_kept_out_meanwhile(terminal: Terminal, home: Path):
     terminal.write("long.yaml", LONG)
     folder = terminal.folder / "results" / "long"
@@ -189,7 +191,7 @@ def test_ctrl_c_keeps_what_was_done_and_a_second_run_is_kept_out_meanwhile(termi
     assert f"{40 - done} trials trained" in again
     final = pd.read_parquet(folder / "trials.parquet")
     assert final.status.tolist() == ["finished"] * 40
-    assert np.all(final.steps == 3000)
+    assert np.all(final.steps == 700)
 
 
 def test_bad_input_exits_2_and_writes_nothing(terminal: Terminal):

@@ -1,0 +1,108 @@
+"""Workers that die: what they had committed is kept, and a trial that kills its worker fails alone."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Terminal
+from test_run import LONG, assert_same, children, commits, tables
+
+pytestmark = pytest.mark.cluster
+
+DEADLY = """
+name: deadly
+data: {source: npz, path: good.npz, samples: 8}
+encoder: {width: 8, depth: 1, embedding_dim: 4}
+budget: {steps: 50, stop_below: 0}
+sweep:
+  data.path: [good.npz, deadly.npz]
+  seed: {range: 2}
+"""
+FAULT = """
+import os, signal, sys
+
+def die(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("deadly.npz") and "default_worker" in sys.argv[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+"""
+
+
+def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(terminal: Terminal):
+    rng = np.random.default_rng(0)
+    for name in ("good", "deadly"):
+        np.savez(terminal.folder / f"{name}.npz", query=rng.normal(size=(8, 4)), key=rng.normal(size=(8, 4)))
+    terminal.write("deadly.yaml", DEADLY)
+    faulty = terminal.folder / "fault"
+    faulty.mkdir()
+    (faulty / "sitecustomize.py").write_text(FAULT)
+    terminal.environment["PYTHONPATH"] = str(faulty)
+    output = terminal("run", "deadly.yaml", expect=1)
+    assert "2 failed" in output
+    folder = terminal.folder / "results" / "deadly"
+    frame = pd.read_parquet(folder / "trials.parquet").set_index(["data.path", "seed"])
+    assert frame.loc["good.npz"].status.tolist() == ["finished"] * 2
+    assert frame.loc["deadly.npz"].status.tolist() == ["failed"] * 2
+    assert frame.loc["deadly.npz"].error.str.contains("worker died").all()
+    states = sorted(run.info.status for run in children(terminal.folder / "results"))
+    assert states == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    del terminal.environment["PYTHONPATH"]
+    assert "2 trials trained" in terminal("run", "deadly.yaml")
+    assert pd.read_parquet(folder / "trials.parquet").status.tolist() == ["finished"] * 4
+    assert [run.info.status for run in children(terminal.folder / "results")] == ["FINISHED"] * 4
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below this one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found, front = [], [pid]
+    while front:
+        front = [child for child, parent in parents.items() if parent in front]
+        found += front
+    return found
+
+
+def training(pid: int) -> list[int]:
+    """Workers of this driver that train a lane."""
+
+    def title(process: int) -> bytes:
+        try:
+            return Path(f"/proc/{process}/cmdline").read_bytes()
+        except OSError:
+            return b""
+
+    return [process for process in descendants(pid) if title(process).startswith(b"ray::_train")]
+
+
+def test_workers_killed_in_mid_run_change_no_number(tmp_path: Path, home: Path):
+    killed, calm = Terminal(tmp_path / "killed", home), Terminal(tmp_path / "calm", home)
+    short = LONG.replace("range: 20", "range: 12")
+    for terminal in (killed, calm):
+        terminal.folder.mkdir()
+        terminal.write("long.yaml", short)
+    calm("run", "long.yaml")
+    process = killed.start("run", "long.yaml")
+    num_killed = 0
+    while process.poll() is None and num_killed < 4:
+        time.sleep(2)
+        for worker in training(process.pid)[:2]:
+            os.kill(worker, signal.SIGKILL)
+            num_killed += 1
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, output + errors
+    assert num_killed == 4
+    folder = killed.folder / "results" / "long"
+    assert_same(tables(folder), tables(calm.folder / "results" / "long"))
+    assert commits(folder), "final states are kept"
+    assert len(children(killed.folder / "results")) == 24
