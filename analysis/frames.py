@@ -91,7 +91,7 @@ def passage_frame(
 ) -> pd.DataFrame:
     """One row per trial and threshold with the trial's settings; a threshold not reached is `censored` at its end.
 
-    Trials that start below a threshold are left out of it. `among` is `descent` (the descent regime) or `finished`.
+    Trials that start below a threshold, or end before their first step, are left out of it. `among` is `descent` (the descent regime) or `finished`.
     """
     trials = chosen_trials(results, among)
     passages = results.passages[results.passages.relative == relative]
@@ -102,7 +102,8 @@ def passage_frame(
     censored = ~rows.reached.astype(bool)
     steps = rows.steps_to_stationarity.astype(float).where(~censored, rows.steps)
     time = rows.time_to_stationarity.where(~censored, rows.time)
-    return rows.assign(censored=censored, steps_to_stationarity=steps, time_to_stationarity=time)
+    rows = rows.assign(censored=censored, steps_to_stationarity=steps, time_to_stationarity=time)
+    return rows[steps > 0]
 
 
 def chosen_trials(results: Results, among: str) -> pd.DataFrame:

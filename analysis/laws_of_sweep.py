@@ -47,13 +47,13 @@ class SweepFit:
         """The answer in one sentence."""
         law = self.spec["law"]
         if self.fit is None:
-            return f"{self.title}: no {law} law could be fitted, because {self.reason}"
+            return f"{self.title}: no {law} law could be fitted, because {self.reason}."
         fit = self.fit
         parts = [_exponent_words(name, estimate, fit) for name, estimate in fit.parameters.items() if name != "A"]
         counted = f"{fit.num_points} points, {fit.num_clusters} seeds"
         if fit.num_censored:
             counted += f", {fit.num_censored} of them not reached in time"
-        note = f" Note: {fit.message}" if fit.message else ""
+        note = f" Note: {fit.message}." if fit.message else ""
         return f"{self.title}: {_form(fit)} with {' and '.join(parts)} ({counted}).{note}"
 
 

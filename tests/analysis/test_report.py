@@ -1,0 +1,215 @@
+"""Frames, figures and the report on real small sweeps, degenerate ones among them."""
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis import fit_law, load_results
+from analysis.frames import law_frame, passage_frame
+from analysis.report import write_report
+from analysis.summary import print_summary
+from analysis.thresholds import stationary_shares, thresholds
+
+Train = Callable[[str], Path]
+
+BASE = """
+name: {name}
+description: Does it <rest> & stay?
+data: {{source: sphere, samples: 8, input_dim: 6}}
+encoder: {{width: 16, depth: 1, embedding_dim: 4}}
+budget: {{steps: {steps}}}
+stationary_below: {below}
+laws:
+- {{law: power, y: steps_to_stationarity, x: encoder.width, epsilon: 1e-1, by: depth}}
+- {{law: offset-power, y: time_to_stationarity, x: encoder.width, epsilon: 1e-1}}
+- {{law: power, y: displacement, x: encoder.width, among: finished}}
+sweep: {sweep}
+"""
+FULL = BASE.format(
+    name="full",
+    steps=600,
+    below=0.02,
+    sweep="{encoder.width: [8, 16, 32, 64], encoder.depth: [1, 2], seed: {range: 3}}",
+)
+DEGENERATE = {
+    "one trial": BASE.format(name="one", steps=50, below=0.02, sweep="{}"),
+    "one seed": BASE.format(name="seed", steps=50, below=0.02, sweep="{encoder.width: [8, 16, 32]}"),
+    "seeds alone": BASE.format(name="seeds", steps=50, below=0.02, sweep="{seed: {range: 3}}"),
+    "one width": BASE.format(name="width", steps=50, below=0.02, sweep="{encoder.width: [8], seed: [0, 1]}"),
+    "nothing reached": BASE.format(
+        name="none", steps=2, below=1e-6, sweep="{encoder.width: [8, 16, 32], seed: {range: 2}}"
+    ),
+    "all diverged": BASE.format(
+        name="diverged", steps=20, below=1e-4, sweep="{encoder.width: [8, 16, 32], seed: {range: 2}}"
+    )
+    + "loss: {name: infonce, similarity: dot}\noptimizer: {name: gd, learning_rate: {rule: width, c: 1e30}}\n",
+    "words as axis": BASE.format(
+        name="words", steps=30, below=0.02, sweep="{loss.similarity: [dot, cosine], seed: {range: 2}}"
+    ),
+    "axes that move together": BASE.format(
+        name="zip", steps=30, below=0.02, sweep="{zip: [{encoder.width: [8, 16], data.samples: [4, 8]}]}"
+    ),
+    "many groups": BASE.format(
+        name="many",
+        steps=3,
+        below=0.02,
+        sweep="{encoder.width: [8, 16], encoder.embedding_dim: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
+    ),
+    "started stationary": BASE.format(
+        name="start", steps=30, below=1e3, sweep="{encoder.width: [8, 16, 32], seed: {range: 2}}"
+    ),
+}
+
+
+@pytest.fixture
+def full(trained: Train) -> Path:
+    return trained(FULL)
+
+
+def test_frames_hold_each_trial_threshold_and_record(full: Path):
+    results = load_results(full)
+    assert len(results.trials) == 24
+    assert results.axes == ["encoder.width", "encoder.depth", "seed"]
+    assert len(results.passages) == 24 * 11 * 2
+    assert results.records.groupby("trial_id").final.sum().eq(1).all()
+    assert load_results(full.parent).trials.equals(results.trials)
+
+
+def test_passages_are_those_that_the_records_show(full: Path):
+    """T(eps) lies after the last record above eps before it, and no later than the first record at or below it."""
+    results = load_results(full)
+    passages = results.passages[(~results.passages.relative) & results.passages.reached]
+    curves = dict(iter(results.records.groupby("trial_id")))
+    assert len(passages) > 50
+    for row in passages.itertuples():
+        curve = curves[row.trial_id]
+        below = curve[curve.scaled_grad_norm_sq <= row.epsilon].step
+        if len(below):
+            assert row.steps_to_stationarity <= below.min()
+        before = curve[curve.step < row.steps_to_stationarity]
+        assert (before.scaled_grad_norm_sq > row.epsilon).all()
+        assert row.at_init == (row.steps_to_stationarity == 0)
+
+
+def test_an_unreached_threshold_is_censored_at_the_end_of_its_trial(full: Path):
+    results = load_results(full)
+    frame = passage_frame(results, epsilon=[1e-2], among="finished")
+    assert 0 < frame.censored.sum() < len(frame)
+    assert (frame[frame.censored].steps_to_stationarity == frame[frame.censored].steps).all()
+    assert (frame[~frame.censored].steps_to_stationarity <= frame[~frame.censored].steps).all()
+    rate = frame.learning_rate * frame.steps_to_stationarity
+    np.testing.assert_allclose(frame.time_to_stationarity, rate, rtol=1e-12)
+
+
+def test_the_report_says_what_the_frames_say(full: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    report = write_report(folder, command="stillpoint run x.yaml")
+    page = report.path.read_text()
+    assert "Does it &lt;rest&gt; &amp; stay?" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "a self-contained page loads nothing"
+    for fitted in report.fits:
+        assert fitted.fit is not None, fitted.reason
+        value = f"{fitted.fit.parameters['a'].value:.3g}".replace("-", "−")
+        assert value in page
+    for threshold in thresholds(report.results):
+        assert threshold.sentence()[1:] in page
+    fits = json.loads((folder / "fits.json").read_text())["fits"]
+    assert [entry["group"] for entry in fits] == [1, 2, None, None]
+    for name in ("curves", "passages", "laws", "shares", "displacement"):
+        for kind in ("svg", "png", "pdf"):
+            assert (folder / "figures" / f"{name}.{kind}").stat().st_size > 1000
+        ElementTree.parse(folder / "figures" / f"{name}.svg")
+
+
+def test_the_fit_in_the_report_is_the_fit_of_its_frame(full: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    report = write_report(folder, command="x")
+    fitted = report.fits[0]
+    frame = law_frame(report.results, fitted.spec)
+    own = fit_law(
+        frame[frame["encoder.depth"] == 1],
+        law="power",
+        y="steps_to_stationarity",
+        x=("encoder.width",),
+        cluster="seed",
+        censored="censored",
+    )
+    assert own.parameters["a"].value == fitted.fit.parameters["a"].value
+
+
+def test_a_report_written_again_differs_in_its_date_alone(full: Path, tmp_path: Path):
+    pages = []
+    for name in ("one", "two"):
+        shutil.copytree(full, tmp_path / name)
+        write_report(tmp_path / name, command="stillpoint run x.yaml")
+        pages.append(re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE", (tmp_path / name / "report.html").read_text()))
+    assert pages[0] == pages[1]
+    figures = [{p.name: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in ("one", "two")]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_a_sweep_that_decides_little_still_has_a_report(case: str, trained: Train, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained(DEGENERATE[case]), folder)
+    report = write_report(folder, command="x")
+    page = report.path.read_text()
+    assert "nan" not in re.sub(r"data:image[^\"]*", "", page).lower().replace("nano", "")
+    for fitted in report.fits:
+        assert fitted.sentence().endswith(".")
+        assert (fitted.fit is None) == bool(fitted.reason)
+    console = Console(width=80, record=True, quiet=True)
+    print_summary(report, console)
+    assert all(len(line) <= 80 for line in console.export_text().splitlines() if not line.startswith("report"))
+
+
+def test_shares_are_counts_with_wilson_intervals(full: Path):
+    results = load_results(full)
+    shares = stationary_shares(results, ["encoder.depth", "encoder.width"])
+    assert shares.trials.tolist() == [3] * 8
+    by_hand = results.trials.groupby(["encoder.depth", "encoder.width"]).stationary.sum()
+    assert shares.stationary.tolist() == by_hand.tolist()
+    assert ((shares.low <= shares.share) & (shares.share <= shares.high)).all()
+
+
+def test_a_threshold_is_where_from_on_most_trials_are_stationary():
+    from analysis.frames import Results
+
+    widths = np.repeat([8, 16, 32, 64], 10)
+    for counts, below, at in [
+        ((0, 3, 9, 10), 16, 32),
+        ((10, 3, 10, 10), 16, 32),
+        ((0, 0, 0, 8), 64, None),
+        ((10, 10, 9, 9), None, 8),
+    ]:
+        flags = np.concatenate([np.arange(10) < count for count in counts])
+        trials = pd.DataFrame({"encoder.width": widths, "seed": 0, "status": "finished", "stationary": flags})
+        frames = Results(trials, pd.DataFrame(), pd.DataFrame(), {"stationary_below": 1e-4}, ["encoder.width"], None)
+        (found,) = thresholds(frames)
+        assert (found.below, found.at) == (below, at)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "passages.parquet").unlink(), "passages.parquet is missing"),
+        (lambda folder: (folder / "records.parquet").write_bytes(b"PAR1"), "not a table of results"),
+        (lambda folder: shutil.rmtree(folder), "holds no results"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_told(full: Path, tmp_path: Path, spoil: Callable, words: str):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    spoil(folder)
+    with pytest.raises(ValueError, match=words):
+        load_results(folder)
