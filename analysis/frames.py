@@ -91,7 +91,8 @@ def passage_frame(
 ) -> pd.DataFrame:
     """One row per trial and threshold with the trial's settings; a threshold not reached is `censored` at its end.
 
-    Trials that start below a threshold, or end before their first step, are left out of it. `among` is `descent` (the descent regime) or `finished`.
+    Trials that start below a threshold, or end before their first step, are left out of it. `among` is `descent`
+    (the descent regime) or `finished`.
     """
     trials = chosen_trials(results, among)
     passages = results.passages[results.passages.relative == relative]
