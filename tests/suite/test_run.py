@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Terminal
 
+from analysis import load_results
 from suite import tracking
 from suite.training.records import is_record_step
 
@@ -97,6 +98,19 @@ def test_each_trial_is_in_the_tables_and_in_mlflow_once(small: Terminal):
         (row,) = frames["trials"][frames["trials"].name == run.data.tags["mlflow.runName"]].to_dict("records")
         assert run.data.metrics["final_scaled_grad_norm_sq"] == pytest.approx(row["scaled_grad_norm_sq"], rel=1e-9)
         assert run.data.params["encoder.width"] == str(row["encoder.width"])
+
+
+def test_mlflow_gives_the_trials_of_the_folder(small: Terminal):
+    results = small.folder / "results"
+    ours = load_results(results / "small")
+    theirs = load_results(tracking.default_tracking_uri(results), experiment="small")
+    assert theirs.axes == ours.axes
+    columns = ["encoder.width", "seed", "status", "steps", "scaled_grad_norm_sq", "displacement"]
+    mine, other = (r.trials.sort_values("trial_id", ignore_index=True)[columns] for r in (ours, theirs))
+    pd.testing.assert_frame_equal(other, mine, check_dtype=False)
+    thinned = theirs.records.merge(ours.records, on=["trial_id", "step"], suffixes=("", "_full"))
+    assert len(thinned) == len(theirs.records) < len(ours.records)
+    np.testing.assert_allclose(thinned.scaled_grad_norm_sq, thinned.scaled_grad_norm_sq_full)
 
 
 def test_the_run_leaves_a_report_and_nothing_superfluous(small: Terminal):
