@@ -8,6 +8,8 @@ from typing import Any
 
 FORMS = "a list, {range: n}, {log2: [a, b]} or {geometric: [a, b, n]}"
 
+MOST_VALUES = 1_000_000
+
 
 class AxisError(ValueError):
     """An axis that cannot be read; says what is allowed."""
@@ -36,6 +38,8 @@ def _generated(form: Any) -> list[Any]:
 def _range(argument: Any) -> list[int]:
     if isinstance(argument, bool) or not isinstance(argument, int) or argument < 1:
         raise AxisError(f"range takes a whole number from 1 up, the number of values 0..n-1; got {argument!r}")
+    if argument > MOST_VALUES:
+        raise AxisError(f"range makes at most {MOST_VALUES:,} values; got {argument:,}")
     return list(range(argument))
 
 
@@ -49,7 +53,7 @@ def _log2(argument: Any) -> list[float]:
 
 def _geometric(argument: Any) -> list[float]:
     first, last, number = _numbers(argument, 3, "geometric takes [a, b, n], a and b positive and n from 2 up")
-    if number != int(number) or number < 2 or number > 1_000_000:
+    if number != int(number) or number < 2 or number > MOST_VALUES:
         raise AxisError(f"geometric takes [a, b, n] with a whole n from 2 up; got n = {number!r}")
     return geometric(first, last, int(number))
 

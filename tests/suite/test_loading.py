@@ -78,6 +78,7 @@ BAD = [
     ("name: a\nsweep:\n  zip: []\n", ["x.yaml:3:", "list of groups"]),
     ("name: a\nsweep:\n  seed: [1]\n  zip: [{seed: [1, 2]}]\n", ["x.yaml:4:", "swept twice"]),
     ("name: a\nsweep: {seed: {range: 100000000}}\n", ["x.yaml:2:", "100,000,000", "1,000,000"]),
+    ("name: a\nsweep: {seed: {range: 2000}, data.samples: {range: 1797}}\n", ["3,594,000 trials", "1,000,000"]),
     ("seed: 1\n", ["x.yaml:1:", "name is missing"]),
     ("name: Hello World\n", ["x.yaml:1:", "'Hello World'", "lower-case"]),
     ("name: 3\n", ["x.yaml:1:", "got 3", "quotes"]),
