@@ -275,7 +275,9 @@ def read_table(folder: Folder, name: str) -> pa.Table | None:
         content = pq.read_table(io.BytesIO(folder.read(name)))
         version = int((content.schema.metadata or {})[b"format_version"])
     except (pa.ArrowInvalid, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ResultsError(f"{folder.path(name)} is not a table of results: {error}; restore it or remove it") from None
+        raise ResultsError(
+            f"{folder.path(name)} is not a table of results: {str(error).rstrip('.')}; restore it or remove it"
+        ) from None
     if version > FORMAT_VERSION:
         raise ResultsError(
             f"{folder.path(name)} has format version {version}, and this Stillpoint reads up to {FORMAT_VERSION}; "

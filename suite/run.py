@@ -370,8 +370,15 @@ def shape_costs(
 
 
 def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
+    from suite.results import ResultsError
+
     if folder.exists("sweep.json"):
-        return dict(json.loads(folder.read("sweep.json")))
+        try:
+            return dict(json.loads(folder.read("sweep.json")))
+        except ValueError as error:
+            raise ResultsError(
+                f"{folder.path('sweep.json')} is damaged ({error}); restore it, or remove it and MLflow shows a new sweep"
+            ) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
     sweep = {"sweep_id": uuid.uuid4().hex, "name": experiment.name, "created": created, "slots": {}, "delivered": []}
     folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
