@@ -377,7 +377,8 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
             return dict(json.loads(folder.read("sweep.json")))
         except ValueError as error:
             raise ResultsError(
-                f"{folder.path('sweep.json')} is damaged ({error}); restore it, or remove it and MLflow shows a new sweep"
+                f"{folder.path('sweep.json')} is damaged ({error}); "
+                "restore it, or remove it and begin a new sweep in MLflow"
             ) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
     sweep = {"sweep_id": uuid.uuid4().hex, "name": experiment.name, "created": created, "slots": {}, "delivered": []}
