@@ -17,6 +17,7 @@ class Pairs:
 
     query: np.ndarray
     key: np.ndarray
+    labels: np.ndarray | None = None
 
 
 class Source(Settings):
@@ -28,6 +29,10 @@ class Source(Settings):
     center: bool = False
     """Subtract each view's mean over the samples before scaling rows to norm 1. All-positive inputs have tiny
     angles between them, and then no width becomes stationary in reasonable time."""
+
+    @property
+    def has_labels(self):
+        return False
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,13 @@ class Loss(Settings):
     """A contrastive loss of the two towers' embeddings."""
 
     name: str
+    needs: __import__("typing").ClassVar = frozenset()
+
+    def parameters(self):
+        return {}
+
+    def diagnostics(self, q, k, **e):
+        return {}
 
     @abstractmethod
     def __call__(self, query: Tensor, key: Tensor) -> Tensor:
@@ -73,3 +80,9 @@ class InfoNCE(Loss):
         if self.symmetric:
             return (positive_among_all(logits) + positive_among_all(logits.mT)) / 2
         return positive_among_all(logits)
+
+
+BLOCK_ELEMENTS = 2**24
+
+
+def draw_negatives(seed, *, samples, negatives): ...
