@@ -23,6 +23,18 @@ def activate(name: Activation, x: Tensor) -> Tensor:
     return torch.tanh(x) if name == "tanh" else torch.nn.functional.gelu(x)
 
 
+def slope(name: Activation, x: Tensor) -> Tensor:
+    """Derivative of the activation, elementwise; 0 at the kink of ReLU, as autograd has it."""
+    import torch
+
+    if name == "relu":
+        return (x > 0).to(x.dtype)
+    if name == "tanh":
+        return 1 - torch.tanh(x).square()
+    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    return (1 + torch.erf(x / math.sqrt(2))) / 2 + x * density
+
+
 @cache
 def gain(name: Activation) -> float:
     """1 / E phi(g)^2 for a standard normal g, by Gauss-Hermite quadrature: 2 for ReLU, exactly."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from suite.data.pairs import draw_pairs
+from suite.data.pairs import check_views, draw_pairs
 from suite.experiment import TrialSettings
 from suite.measurement.curvature import largest_eigenvalue
 from suite.training.losses import draw_negatives
@@ -88,7 +88,7 @@ class Pair:
             ValueError: its data cannot be drawn, or one tower is to see views of unequal size.
         """
         pairs = draw_pairs(settings.data, settings.seed)
-        check_views(settings, pairs.query.shape[1], pairs.key.shape[1])
+        check_views(pairs, settings.coupling)
         for tower, inputs in zip(self.towers, (pairs.query, pairs.key), strict=True):
             tower.fill(slot, draw_weights(tower.spec, seed=settings.seed, input_dim=inputs.shape[1]), inputs)
         with torch.no_grad():
@@ -158,16 +158,3 @@ class Pair:
         multiply, size = self.alone(slot).hessian_product()
         like = self.weights[0]
         return largest_eigenvalue(multiply, size, dtype=like.dtype, device=like.device)
-
-
-def check_views(settings: TrialSettings, query: int, key: int) -> None:
-    """See that a coupling of one draw gets views of one size.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if settings.coupling.one_draw and query != key:
-        raise ValueError(
-            f"coupling {settings.coupling.name} shows both views to one network, but they have {query} and {key} "
-            "features; choose views of equal size, or coupling joint, alternating or frozen"
-        )

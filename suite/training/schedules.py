@@ -99,7 +99,7 @@ class Cosine(Schedule):
 
     name: Literal["cosine"] = "cosine"
     steps: int = Field(ge=1)
-    """Steps until the rate is at its final value; independent of the budget, so that a larger budget changes no number."""
+    """Steps until the rate is at its final value; not the budget, so that a larger budget changes no number."""
     final: float = Field(default=0.0, ge=0, le=1)
     """Final share of eta."""
 

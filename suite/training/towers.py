@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from suite.training.activations import Activation, activate
+from suite.training.activations import Activation, activate, slope
 from suite.training.parametrizations import LayerScale, Parametrization, layer_scales, learning_rate_factor
 
 TOWERS = ("query", "key")
@@ -134,7 +134,7 @@ class TowerSlots:
         first, hidden, last = (scale.multiplier for scale in _scales(spec))
         self._multiplier = {layer.name: hidden for layer in spec.layers} | {"first": first, "last": last}
         self._bias_multiplier = first
-        self._before_last = spec.layers[:-1]
+        *self._before_last, self._last = spec.layers
 
     @torch.no_grad()
     def fill(self, slot: int, draw: TowerWeights, inputs: np.ndarray) -> None:
@@ -175,24 +175,48 @@ class TowerSlots:
     def _embed(self, inputs: Tensor, *weights: Tensor) -> Tensor:
         if not self.spec.linearized:
             return self.features_and_embeddings(inputs, weights)[1]
-        steps = tuple(w - w0 for w, w0 in zip(weights, self.initial, strict=True))
-        start, change = torch.func.jvp(
-            lambda *at: self.features_and_embeddings(inputs, at)[1], tuple(self.initial), steps
-        )
-        return start + change
+        return self._expanded(inputs, [w - w0 for w, w0 in zip(weights, self.initial, strict=True)])
+
+    def _expanded(self, inputs: Tensor, steps: Sequence[Tensor]) -> Tensor:
+        """First-order expansion of z at the draw: the network and its derivative along `steps`, layer by layer."""
+        spec, drawn = self.spec, self._frozen | dict(zip(self.spec.trained, self.initial, strict=True))
+        change = dict(zip(spec.trained, steps, strict=True))
+        h, dh = inputs, torch.zeros_like(inputs)
+        for layer in self._before_last:
+            at, along = self._layer(layer, h, drawn), self._derivative(layer, h, dh, drawn, change)
+            if spec.residual and layer.name != "first":
+                at, along = h + at / spec.depth**0.5, dh + along / spec.depth**0.5
+            h, dh = activate(spec.activation, at), slope(spec.activation, at) * along
+        return self._layer(self._last, h, drawn) + self._derivative(self._last, h, dh, drawn, change)
+
+    def _derivative(
+        self, layer: Layer, h: Tensor, dh: Tensor, drawn: dict[str, Tensor], change: dict[str, Tensor]
+    ) -> Tensor:
+        """Change of a layer's output, to first order, when its input h and its weights change by dh and `change`."""
+        product = dh @ drawn[layer.name].mT
+        if layer.name in change:
+            product = product + h @ change[layer.name].mT
+        out = _scaled(product, self._multiplier[layer.name])
+        bias = change.get(f"{layer.name}.bias")
+        return out if bias is None else out + _scaled(bias, self._bias_multiplier)[:, None]
+
+    def _layer(self, layer: Layer, h: Tensor, known: dict[str, Tensor]) -> Tensor:
+        """A layer's output before the skip and the activation."""
+        out = _scaled(h @ known[layer.name].mT, self._multiplier[layer.name])
+        if layer.has_bias:
+            out = out + _scaled(known[f"{layer.name}.bias"], self._bias_multiplier)[:, None]
+        return out
 
     def features_and_embeddings(self, inputs: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """h_L (S, n, m) and z (S, n, d) of the network itself, also where the tower is linearized."""
         spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
         h = inputs
         for layer in self._before_last:
-            step = _scaled(h @ known[layer.name].mT, self._multiplier[layer.name])
-            if layer.has_bias:
-                step = step + _scaled(known[f"{layer.name}.bias"], self._bias_multiplier)[:, None]
+            out = self._layer(layer, h, known)
             if spec.residual and layer.name != "first":
-                step = h + step / spec.depth**0.5
-            h = activate(spec.activation, step)
-        return h, _scaled(h @ known["last"].mT, self._multiplier["last"])
+                out = h + out / spec.depth**0.5
+            h = activate(spec.activation, out)
+        return h, self._layer(self._last, h, known)
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:
