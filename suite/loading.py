@@ -99,16 +99,20 @@ def _set(
         sweep[key] = value
         places[("sweep", key)] = place
         return
-    path: Path_ = tuple(key.split("."))
-    inner: Any = data
-    for part in path[:-1]:
-        present = inner.get(part)
-        inner[part] = (
-            dict(present) if isinstance(present, dict) else {"name": present} if isinstance(present, str) else {}
-        )
-        inner = inner[part]
-    inner[path[-1]] = value
+    path: Path_ = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    data[str(path[0])] = _put(data.get(str(path[0])), path[1:], value)
     places[path] = place
+
+
+def _put(present: Any, path: Path_, value: Any) -> Any:
+    """What is there, with the value at a path below it; a number in the path is that item of a list."""
+    if not path:
+        return value
+    part, rest = path[0], path[1:]
+    if isinstance(present, list) and isinstance(part, int) and part < len(present):
+        return [*present[:part], _put(present[part], rest, value), *present[part + 1 :]]
+    inner = present if isinstance(present, dict) else {"name": present} if isinstance(present, str) else {}
+    return {**inner, part: _put(inner.get(part), rest, value)}
 
 
 def _is_generator(value: Any, key: str) -> bool:
@@ -142,7 +146,7 @@ class _Validation:
         try:
             experiment = Experiment.model_validate(data)
         except ValidationError as error:
-            self._note(error, ())
+            self._note(error)
         if experiment is not None and not self._problems:
             self._check_cells(experiment)
         if experiment is None or self._problems:
@@ -230,7 +234,7 @@ class _Validation:
             try:
                 expand(experiment.model_copy(update={"sweep": {k: [v] for k, v in {**first, key: value}.items()}}))
             except ValidationError as error:
-                self._note(error, (*place, index))
+                self._note(error, (*place, index), key, value)
         if self._problems:
             return
         try:
@@ -248,34 +252,63 @@ class _Validation:
                     place: Path_ = ("sweep", "zip", number, path) if key == "zip" else ("sweep", path)
                     yield from ((place, path, index, item) for index, item in enumerate(items))
 
-    def _note(self, error: ValidationError, swept: Path_) -> None:
+    def _note(self, error: ValidationError, swept: Path_ = (), key: str = "", value: Any = None) -> None:
+        """Say what pydantic found: in the file itself, or at `swept`, where the value of the axis `key` stands."""
+        above: Path_ = tuple(key.split(".")) if key else ()
+        data = _put({}, above, value) if key else self._source.data
         for problem in error.errors(include_url=False):
-            path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], self._source.data)
-            words = _words(problem, path)
-            self._say(swept or path, words)
+            path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], data)
+            within = path[len(above) :] if key and path[: len(above)] == above else ()
+            self._say((*swept, *within) or path, _words(problem, path))
 
 
 def _yaml_path(loc: tuple[int | str, ...], data: Any) -> Path_:
-    """pydantic's location without the names of union members it inserts."""
+    """pydantic's location as the file has it: choices are not keys, and a list of views is entered by index alone."""
     path: list[str | int] = []
-    model: Any = data
-    names = _registered_names()
-    for part in loc:
-        here = model.get(part, _ABSENT) if isinstance(model, dict) else _ABSENT
-        if isinstance(model, list) and isinstance(part, int) and part < len(model):
-            here = model[part]
-        if here is _ABSENT and part in names and isinstance(model, dict | str) and part != loc[-1]:
+    here = data
+    for part, is_choice, _ in _steps(loc):
+        if is_choice or (isinstance(here, list) and isinstance(part, str)):
             continue
         path.append(part)
-        model = here
+        if isinstance(here, list):
+            here = here[part] if isinstance(part, int) and part < len(here) else None
+        else:
+            here = here.get(part) if isinstance(here, dict) else None
     return tuple(path)
 
 
-_ABSENT = object()
+def _steps(loc: tuple[int | str, ...]) -> Iterable[tuple[int | str, bool, list[type[BaseModel]]]]:
+    """Each part of pydantic's location, whether it names the choice made there, and the classes that may follow."""
+    models: list[type[BaseModel]] = [Experiment]
+    choosing = False
+    for part in loc:
+        chosen = [model for model in models if choosing and part == _choice(model)]
+        if chosen:
+            models, choosing = chosen, False
+        elif isinstance(part, str):
+            fields = [model.model_fields[part] for model in models if part in model.model_fields]
+            models, choosing = (
+                [inner for field in fields for inner in models_of(field.annotation, field.metadata)],
+                True,
+            )
+        yield part, bool(chosen), models
 
 
-def _registered_names() -> set[str]:
-    return {name for registry in _registries().values() for name in registry}
+def _models_at(loc: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """Classes of settings that may stand at pydantic's location."""
+    models: list[type[BaseModel]] = [Experiment]
+    for _, _, models in _steps(loc):
+        pass
+    return models
+
+
+_TAGS = ("source", "rule", "name")
+
+
+def _choice(model: type[BaseModel]) -> str | None:
+    """The name by which a registry knows this class."""
+    defaults = (model.model_fields[tag].default for tag in _TAGS if tag in model.model_fields)
+    return next((default for default in defaults if isinstance(default, str)), None)
 
 
 def _words(problem: Any, path: Path_) -> str:
@@ -283,7 +316,7 @@ def _words(problem: Any, path: Path_) -> str:
     given = problem.get("input")
     kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        known = _known_keys(path[:-1])
+        known = {name for model in _models_at(problem["loc"][:-1]) for name in model.model_fields}
         return f"unknown key {key!r}{_nearest(str(path[-1]), known)}"
     if kind == "missing":
         return f"{key} is missing; add it"
@@ -291,9 +324,10 @@ def _words(problem: Any, path: Path_) -> str:
         return _tag_words(key, problem)
     if kind in ("value_error", "located"):
         return f"{key}: {message}" if key else message
-    registry = _registries().get(str(path[-1])) if kind == "model_attributes_type" else None
-    if registry is not None:
-        return f"{key}: got {_shown(given)}; write {{{registry.tag}: ...}} with one of {', '.join(registry)}"
+    if kind == "model_attributes_type":
+        models = _models_at(problem["loc"])
+        tag = next(tag for tag in _TAGS if all(tag in model.model_fields for model in models))
+        return f"{key}: got {_shown(given)}; write {{{tag}: ...}} with one of {', '.join(_choices(models))}"
     return f"{key}: got {_shown(given)}; {_ALLOWED.get(kind, _other_words(message)).format(**problem.get('ctx', {}))}"
 
 
@@ -336,10 +370,14 @@ def _shown(value: Any) -> str:
 def _tag_words(key: str, problem: Any) -> str:
     context = problem.get("ctx", {})
     tag = context.get("discriminator", "name").strip("'")
-    known = list(_registries().get(key.split(".")[-1], ()))
+    known = _choices(_models_at(problem["loc"]))
     if "tag" in context:
         return f"{key}: unknown {tag} {context['tag']!r}{_nearest(context['tag'], known)}"
     return f"{key}: got {_shown(problem.get('input'))}, without its {tag!r}; add one of {', '.join(known)}"
+
+
+def _choices(models: list[type[BaseModel]]) -> list[str]:
+    return [choice for model in models if (choice := _choice(model)) is not None]
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -361,6 +399,8 @@ def setting_paths() -> dict[str, Any]:
 def _paths(model: type[BaseModel], prefix: str) -> Iterable[tuple[str, Any]]:
     for name, spec in model.model_fields.items():
         path = f"{prefix}{name}"
+        if get_origin(spec.annotation) in (list, tuple) and models_of(spec.annotation):
+            continue  # a list of choices is swept as a whole, by the setting that holds it
         yield path, spec.annotation
         for inner in models_of(spec.annotation, spec.metadata):
             yield from _paths(inner, f"{path}.")
@@ -381,28 +421,3 @@ def models_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[BaseMo
 def registry_of(field: FieldInfo) -> Registry[Any] | None:
     """The registry whose choices a field takes, if it does."""
     return next((mark for mark in field.metadata if isinstance(mark, Registry)), None)
-
-
-def _registries() -> dict[str, Registry[Any]]:
-    """Registries by the name of the field that they choose for."""
-    found: dict[str, Registry[Any]] = {}
-
-    def collect(model: type[BaseModel]) -> None:
-        for name, spec in model.model_fields.items():
-            found.update((name, mark) for mark in spec.metadata if isinstance(mark, Registry))
-            for inner in models_of(spec.annotation, spec.metadata):
-                collect(inner)
-
-    collect(TrialSettings)
-    return found
-
-
-def _known_keys(path: Path_) -> set[str]:
-    """Keys allowed in the mapping at a path, over all choices it may be."""
-    models: list[type[BaseModel]] = [Experiment]
-    for part in path:
-        if isinstance(part, int):
-            continue
-        fields = [model.model_fields[str(part)] for model in models if part in model.model_fields]
-        models = [inner for field in fields for inner in models_of(field.annotation, field.metadata)]
-    return {name for model in models for name in model.model_fields}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from suite.data.source import SOURCES, Source
-from suite.data.views import VIEWS, Halves, View
-from suite.registry import named
+from suite.data.bundled import bundled
+from suite.data.composition import Views
+from suite.data.source import SOURCES, Pairs, Source
+from suite.data.views import Halves
 
 NUM_DIGITS = 1797
 
@@ -22,26 +21,29 @@ class Digits(Source):
     """Random digits from the UCI set in scikit-learn, each seen through two views."""
 
     source: Literal["digits"] = "digits"
-    views: Annotated[View, VIEWS, BeforeValidator(named)] = Halves()
+    views: Views = Halves()
     """`halves` shows the left half to one tower and the right half to the other; `gaussian-noise` the image and a
-    noisy copy."""
+    noisy copy. A list applies its views in order; in a sweep, --set or a profile a list is an axis, so write two
+    brackets: `[[halves, shift]]`."""
     center: bool = True
     """Subtract each view's mean image over the samples; without it no width becomes stationary in 3000 steps."""
     samples: int = Field(default=64, ge=2, le=NUM_DIGITS)
     """Number of digits, drawn without replacement from the 1797 there are."""
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Two views of `samples` digits: (n, p), (n, p)."""
-        pixels = _pixels()
-        chosen = rng.permutation(len(pixels))[: self.samples]
-        return self.views(pixels[chosen], (8, 8), rng)
+    @property
+    def has_labels(self) -> bool:
+        """Each digit's label is the number written."""
+        return True
+
+    def draw(self, rng: np.random.Generator) -> Pairs:
+        """Views of `samples` images (n, 8, 8), and their labels."""
+        images, labels = _digits()
+        chosen = rng.permutation(len(images))[: self.samples]
+        return Pairs(*self.views(images[chosen], images[chosen], rng), labels[chosen])
 
 
 @cache
-def _pixels() -> np.ndarray:
-    """The images (1797, 64), read from scikit-learn's file: importing the library would cost each worker seconds."""
-    package = find_spec("sklearn")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    return np.loadtxt(path, delimiter=",")[:, :-1]
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """The images (1797, 8, 8) and their labels (1797,)."""
+    rows = np.loadtxt(bundled("data", "digits.csv.gz"), delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BeforeValidator
 
-from suite.data.source import SOURCES, Source
-from suite.data.views import VIEWS, GaussianNoise, View
-from suite.registry import named
+from suite.data.composition import Views
+from suite.data.source import SOURCES, Pairs, Source
+from suite.data.views import GaussianNoise
 
 
 @SOURCES
@@ -25,13 +24,20 @@ class Npz(Source):
     """Name of the query tower's array, shape (rows, p)."""
     key: str | None = "key"
     """Name of the key tower's array, shape (rows, p'); `null` makes both views from `query` with `views`."""
-    views: Annotated[View, VIEWS, BeforeValidator(named)] = GaussianNoise()
+    views: Views = GaussianNoise()
     """How one array becomes two views; used only where `key` is null."""
+    labels: str | None = None
+    """Name of an array of classes, whole numbers of shape (rows,), for losses and measurements that need them."""
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Two views of `samples` rows drawn without replacement: (n, p), (n, p')."""
+    @property
+    def has_labels(self) -> bool:
+        """Where an array of labels is named."""
+        return self.labels is not None
+
+    def draw(self, rng: np.random.Generator) -> Pairs:
+        """Two views of `samples` rows drawn without replacement, (n, p) and (n, p'), and their labels if there are."""
         arrays = self._load()
-        rows = {name: len(array) for name, array in arrays.items()}
+        rows = {name: len(arrays[name]) for name in self._views}
         if len(set(rows.values())) > 1:
             raise ValueError(f"{self.path}: mismatched views, the rows must pair up one to one, but there are {rows}")
         available = len(arrays[self.query])
@@ -39,18 +45,22 @@ class Npz(Source):
             raise ValueError(f"{self.path}: {available} row; a contrastive loss needs at least 2")
         if self.samples > available:
             raise ValueError(f"{self.path}: data.samples is {self.samples}, but the file has {available} rows")
+        labels = None if self.labels is None else self._checked_labels(arrays[self.labels], available)
         chosen = rng.permutation(available)[: self.samples]
-        if self.key is None:
-            samples = arrays[self.query]
-            return self.views(samples[chosen].reshape(len(chosen), -1), samples.shape[1:], rng)
-        return arrays[self.query][chosen], arrays[self.key][chosen]
+        query = arrays[self.query][chosen]
+        views = self.views(query, query, rng) if self.key is None else (query, arrays[self.key][chosen])
+        return Pairs(*views, None if labels is None else labels[chosen])
+
+    @property
+    def _views(self) -> list[str]:
+        return [self.query] if self.key is None else [self.query, self.key]
 
     def _load(self) -> dict[str, np.ndarray]:
         if not Path(self.path).is_file():
             raise ValueError(f"{self.path}: no such file (data.path is relative to {Path.cwd()})")
         if not zipfile.is_zipfile(self.path):
             raise ValueError(f"{self.path}: not a readable .npz file; numpy.savez writes one")
-        wanted = [self.query] if self.key is None else [self.query, self.key]
+        wanted = self._views if self.labels is None else [*self._views, self.labels]
         try:
             with Path(self.path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 absent = [name for name in wanted if name not in stored]
@@ -61,7 +71,7 @@ class Npz(Source):
             raise ValueError(f"{self.path}: not a readable .npz file of numbers ({reason})") from error
         if absent:
             raise ValueError(f"{self.path}: no array {absent[0]!r}; the file has {known}")
-        return {name: self._checked(name, array) for name, array in arrays.items()}
+        return {name: self._checked(name, arrays[name]) if name in self._views else arrays[name] for name in arrays}
 
     def _checked(self, name: str, array: np.ndarray) -> np.ndarray:
         if array.dtype.kind not in "fiub":
@@ -77,3 +87,12 @@ class Npz(Source):
                 f"{self.path}: array {name!r} has NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}"
             )
         return array
+
+    def _checked_labels(self, labels: np.ndarray, rows: int) -> np.ndarray:
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"{self.path}: array {self.labels!r} holds {labels.dtype}, labels must be whole numbers")
+        if labels.shape != (rows,):
+            raise ValueError(
+                f"{self.path}: array {self.labels!r} has shape {labels.shape}, one label for each row is ({rows},)"
+            )
+        return labels.astype(np.int64)

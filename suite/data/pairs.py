@@ -10,6 +10,9 @@ import numpy as np
 from suite.data.source import Pairs, Source
 from suite.training.couplings import Coupling
 
+_SHUFFLE = 1
+"""Marks the stream that shuffles positives, so that shuffling leaves the data's own stream as it is."""
+
 
 @lru_cache(maxsize=64)
 def draw_pairs(source: Source, seed: int) -> Pairs:
@@ -20,9 +23,17 @@ def draw_pairs(source: Source, seed: int) -> Pairs:
     Raises:
         ValueError: the source cannot give such pairs, or a row vanishes and has no direction.
     """
-    stream = np.random.SeedSequence([seed, 0, zlib.crc32(source.source.encode())])
-    query, key = source.draw(np.random.Generator(np.random.PCG64(stream)))
-    return Pairs(query=_unit_rows(query, source, "query"), key=_unit_rows(key, source, "key"))
+    raw = source.draw(_stream(source, seed))
+    assert len(raw.query) == len(raw.key) == source.samples
+    query, key = _unit_rows(raw.query, source, "query"), _unit_rows(raw.key, source, "key")
+    if source.shuffled_positives:
+        key = key[_stream(source, seed, _SHUFFLE).permutation(len(key))]
+    return Pairs(query=query, key=key, labels=raw.labels)
+
+
+def _stream(source: Source, seed: int, *purpose: int) -> np.random.Generator:
+    entropy = np.random.SeedSequence([seed, 0, zlib.crc32(source.source.encode()), *purpose])
+    return np.random.Generator(np.random.PCG64(entropy))
 
 
 def check_views(pairs: Pairs, coupling: Coupling) -> None:
@@ -40,6 +51,7 @@ def check_views(pairs: Pairs, coupling: Coupling) -> None:
 
 
 def _unit_rows(view: np.ndarray, source: Source, tower: str) -> np.ndarray:
+    view = view.reshape(len(view), -1)
     if source.center:
         view = view - view.mean(axis=0)
     norms = np.linalg.norm(view, axis=1, keepdims=True)

@@ -13,7 +13,11 @@ from suite.registry import Registry, Settings
 
 @dataclass(frozen=True)
 class Pairs:
-    """The two views of each sample, unit rows: query (n, p_query), key (n, p_key), float64."""
+    """The two views of each sample, float64, and the samples' classes where the source knows them.
+
+    `draw_pairs` gives unit rows, query (n, p_query) and key (n, p_key); a source gives them raw, and rows may be
+    images. labels (n,) int64.
+    """
 
     query: np.ndarray
     key: np.ndarray
@@ -29,14 +33,21 @@ class Source(Settings):
     center: bool = False
     """Subtract each view's mean over the samples before scaling rows to norm 1. All-positive inputs have tiny
     angles between them, and then no width becomes stationary in reasonable time."""
+    shuffled_positives: bool = False
+    """Pair the views at random: the control in which positives mean nothing. The views and labels stay the same."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the pairs come with the classes of their samples."""
+        return False
 
     @property
     def has_labels(self):
         return False
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Two raw views (n, p_query), (n, p_key), before centring and scaling.
+    def draw(self, rng: np.random.Generator) -> Pairs:
+        """Raw pairs, rows (p,) or images (height, width), before centring and scaling.
 
         Raises:
             ValueError: the settings or the user's file cannot give such pairs; says what to do.

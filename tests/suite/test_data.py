@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from suite.data.digits import Digits, _pixels
+from suite.data.digits import Digits, _digits
 from suite.data.npz import Npz
 from suite.data.pairs import draw_pairs
 from suite.data.sphere import Sphere
@@ -25,8 +25,10 @@ def npz(folder: Path, *, samples: int = 4, **arrays: np.ndarray) -> Npz:
     return Npz(path=str(path), samples=samples)
 
 
-def test_pixels_are_those_of_scikit_learn():
-    np.testing.assert_array_equal(_pixels(), load_digits().data)
+def test_images_and_labels_are_those_of_scikit_learn():
+    images, labels = _digits()
+    np.testing.assert_array_equal(images, load_digits().images)
+    np.testing.assert_array_equal(labels, load_digits().target)
 
 
 def test_digits_halves_are_the_left_and_right_of_one_image_centred_and_of_unit_norm():
