@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suite.data.composition import VIEW_CHOICES, Composition
@@ -46,6 +46,7 @@ def test_halves_take_the_querys_left_and_the_keys_right():
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_noise_on_both_leaves_the_keys_noise_as_it_is_and_is_independent(seed: int):
     one, both = GaussianNoise(std=0.3), GaussianNoise(std=0.3, both=True)
     (query, key), (noisy_query, noisy_key) = seen(one, IMAGES, seed), seen(both, IMAGES, seed)
@@ -63,6 +64,7 @@ def test_noise_has_its_norm_in_units_of_each_samples():
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_masked_views_share_the_coordinates_out(seed: int):
     query, key = seen(RandomMask(), ROWS, seed)
     np.testing.assert_allclose((query + key) / 2, ROWS, rtol=1e-15)
@@ -93,6 +95,7 @@ def shifted(image: np.ndarray, down: int, across: int) -> np.ndarray:
 
 
 @given(seeds, st.integers(1, 4))
+@settings(deadline=None)
 def test_shifts_are_those_of_a_loop_over_pixels(seed: int, pixels: int):
     query, key = seen(Shift(pixels=pixels), IMAGES, seed)
     offsets = np.random.default_rng(seed).integers(-pixels, pixels + 1, size=(len(IMAGES), 2))
@@ -129,6 +132,7 @@ PARTS = st.sampled_from([Identical(), GaussianNoise(std=0.2, both=True), RandomM
 
 
 @given(st.lists(PARTS, min_size=1, max_size=4), seeds)
+@settings(deadline=None)
 def test_a_composition_is_one_view_after_the_other_with_one_generator(parts: list[View], seed: int):
     rng = np.random.default_rng(seed)
     query, key = IMAGES, IMAGES
@@ -142,8 +146,8 @@ def test_a_composition_is_one_view_after_the_other_with_one_generator(parts: lis
 def test_every_view_may_be_chosen_for_a_source_and_within_a_list():
     assert set(VIEW_CHOICES) == {*VIEWS, "composition"}
     for name in VIEWS:
-        settings = TrialSettings.model_validate({"data": {"source": "digits", "views": [name, name]}})
-        assert [view.name for view in settings.data.views.views] == [name, name]
+        chosen = TrialSettings.model_validate({"data": {"source": "digits", "views": [name, name]}})
+        assert [view.name for view in chosen.data.views.views] == [name, name]
 
 
 def settings_of(views: object) -> TrialSettings:
@@ -164,12 +168,12 @@ def test_the_order_and_the_settings_of_views_are_in_the_id_and_their_defaults_ar
 
 
 def test_a_composition_survives_being_dumped_flattened_and_hashed():
-    settings = settings_of(["halves", {"name": "gaussian-noise", "both": True}])
-    for dumped in (settings.model_dump(), settings.model_dump(exclude_unset=True)):
-        assert TrialSettings.model_validate(dumped) == settings
-    assert TrialSettings.model_validate_json(settings.model_dump_json()) == settings
-    assert hash(settings.data) == hash(settings_of(["halves", {"name": "gaussian-noise", "both": True}]).data)
-    flat = flatten(settings)
+    composed = settings_of(["halves", {"name": "gaussian-noise", "both": True}])
+    for dumped in (composed.model_dump(), composed.model_dump(exclude_unset=True)):
+        assert TrialSettings.model_validate(dumped) == composed
+    assert TrialSettings.model_validate_json(composed.model_dump_json()) == composed
+    assert hash(composed.data) == hash(settings_of(["halves", {"name": "gaussian-noise", "both": True}]).data)
+    flat = flatten(composed)
     assert flat["data.views.name"] == "composition"
     assert flat["data.views.views"] == '[{"name":"halves"},{"both":true,"name":"gaussian-noise"}]'
 

@@ -8,6 +8,7 @@ from suite import load_experiment
 from suite.data.composition import Composition
 from suite.data.views import GaussianNoise, Halves, Shift
 from suite.loading import ExperimentError, setting_paths
+from suite.run import experiment_yaml
 from suite.trials import expand
 
 HEAD = "name: a\ndata:\n  source: digits\n  views:\n"
@@ -59,6 +60,17 @@ def test_an_override_of_views(tmp_path: Path, override: str, expected: list[obje
 def test_a_list_in_a_profile_is_an_axis(tmp_path: Path):
     text = HEAD + "    halves\nprofiles:\n  p:\n    data: {views: [halves, [halves, shift]], samples: 8}\n"
     assert views_of(tmp_path, text, profile="p") == [Halves(), Composition(views=(Halves(), Shift()))]
+
+
+def test_the_experiment_written_back_gives_the_same_trials(tmp_path: Path):
+    path = tmp_path / "x.yaml"
+    path.write_text(HEAD + "  - halves\n  - shift\nsweep:\n  data.center: [true, false]\n  seed: [0, 1]\n")
+    once = load_experiment(path, overrides=["data.views=[halves, [halves, {name: shift, pixels: 2}]]"])
+    plain = load_experiment(path)
+    for experiment in (once, plain):
+        path.write_text(experiment_yaml(experiment))
+        again = expand(load_experiment(path)).trials
+        assert [trial.trial_id for trial in again] == [trial.trial_id for trial in expand(experiment).trials]
 
 
 BAD = [
