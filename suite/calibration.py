@@ -9,8 +9,8 @@ import torch
 
 from suite.experiment import Budget, TrialSettings
 from suite.lanes import CANDIDATE_SLOTS, Cost
-from suite.training.lane import Lane, tower_specs
-from suite.training.loop import slot_bytes
+from suite.training.arithmetic import slot_bytes
+from suite.training.lane import Lane
 
 MEASURE_SECONDS = 0.15
 """Time given to each candidate number of slots."""
@@ -29,7 +29,7 @@ def measure(settings: TrialSettings, *, num_trials: int, threads: int, device: s
     if slots is not None:
         return Cost(slots, _seconds_per_step(settings, slots=slots, device=device))
     limit = _memory_bytes(device) * MEMORY_SHARE
-    each = slot_bytes(tower_specs(settings), samples=settings.data.samples, itemsize=8)
+    each = slot_bytes(settings, itemsize=8)
     best: Cost | None = None
     for number in CANDIDATE_SLOTS:
         if best is not None and (number > num_trials or number * each > limit):

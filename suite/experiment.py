@@ -16,14 +16,17 @@ import suite.training.couplings
 import suite.training.learning_rates
 import suite.training.losses
 import suite.training.optimizers
+from suite import compatibility
 from suite.axes import axis_values
 from suite.data.digits import Digits
 from suite.data.source import SOURCES, Source
 from suite.registry import Settings, located, named
+from suite.training.activations import Activation
 from suite.training.couplings import COUPLINGS, Coupling, Joint
 from suite.training.losses import LOSSES, InfoNCE, Loss
 from suite.training.optimizers import OPTIMIZERS, GradientDescent, Optimizer
 from suite.training.parametrizations import Parametrization
+from suite.training.schedules import Schedule
 
 for _module in pkgutil.iter_modules(suite.data.__path__):  # a source registers itself: its file is all it needs
     importlib.import_module(f"suite.data.{_module.name}")
@@ -47,7 +50,7 @@ class KeyEncoder(Settings):
 
 
 class Encoder(Settings):
-    """The two towers: ReLU networks of `depth` trained hidden layers between a frozen first and last layer."""
+    """The two towers: `depth` hidden layers between a first and a last layer, which stay at their draw unless told."""
 
     width: int = Field(default=256, ge=1)
     """Units of each hidden layer, m."""
@@ -59,6 +62,18 @@ class Encoder(Settings):
     """How initial scale and learning rate depend on width; docs/science.md lists the exponents."""
     key: KeyEncoder | None = None
     """A key tower of another shape."""
+    activation: Activation = "relu"
+    """Nonlinearity of all layers but the last; the draw is scaled so that it keeps the size of what passes."""
+    residual: bool = False
+    """Hidden layers add to their input: h + W h / sqrt(depth), inside the activation."""
+    biases: bool = False
+    """A trained bias in every layer that is trained, but the last; starts at 0."""
+    train_ends: bool = False
+    """Also train the first and the last layer, with the same factor P."""
+    train_hidden: bool = True
+    """Train the hidden layers; with `train_ends: true` and this false, only the ends move, over random features."""
+    linearized: bool = False
+    """Replace both towers by their first-order expansion at the draw: the twin whose tangent kernel is fixed."""
 
     def towers(self) -> dict[str, TowerShape]:
         """Shape of the query and the key tower."""
@@ -107,12 +122,7 @@ class TrialSettings(Settings):
 
     @model_validator(mode="after")
     def _compatible(self) -> TrialSettings:
-        if self.encoder.parametrization == "mup" and getattr(self.loss, "similarity", None) == "cosine":
-            raise located(
-                ("encoder", "parametrization"),
-                "parametrization mup with cosine similarity would shrink the embeddings that cosine rescales: "
-                "use standard, or similarity: dot",
-            )
+        compatibility.check(self)
         return self
 
 
@@ -122,13 +132,13 @@ class Budget(Settings):
     steps: int = Field(default=3000, ge=1)
     """Gradient steps."""
     time: float | None = Field(default=None, gt=0)
-    """Gradient-flow time, eta * steps."""
+    """Gradient-flow time: eta * steps, or the sum of all rates where a schedule changes them."""
     stop_below: float | None = Field(default=None, ge=0)
     """Stop once scaled G is at or below this; 0 never does. Left out, half of `stationary_below`."""
 
-    def last_step(self, eta: float) -> int:
-        """The step at which steps or time = eta * step is used up, whichever comes first."""
-        return self.steps if self.time is None else max(1, min(self.steps, math.ceil(self.time / eta - 1e-9)))
+    def last_step(self, eta: float, schedule: Schedule) -> int:
+        """The step at which steps or time, the sum of rates, is used up, whichever comes first."""
+        return self.steps if self.time is None else schedule.last_step(self.time / eta, most=self.steps)
 
 
 class Resources(Settings):

@@ -37,16 +37,16 @@ class Lane:
 
 
 def shape_key(settings: TrialSettings) -> str:
-    """Trials with equal keys can share a lane: same tensors, same loss, same precision and thresholds.
+    """Trials with equal keys can share a lane: same tensors, same loss, same steps, same precision and thresholds.
 
-    Seed, data and learning rate may differ; the number of samples may not.
+    Seed, data and learning rate may differ; the number of samples may not, nor the data where its inputs meet a
+    trained layer.
     """
     encoder, optimizer = settings.encoder, settings.optimizer
     parts = [
         [encoder.towers()[tower] for tower in ("query", "key")],
-        encoder.embedding_dim,
-        encoder.parametrization,
-        settings.data.samples,
+        {name: value for name, value in encoder if name not in ("width", "depth", "key")},
+        settings.data if encoder.train_ends else settings.data.samples,
         settings.loss,
         settings.coupling,
         {name: value for name, value in optimizer if name != "learning_rate"},

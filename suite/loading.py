@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from suite.axes import AxisError, axis_values
 from suite.experiment import Experiment, TrialSettings
 from suite.registry import Registry
-from suite.trials import cells, expand
+from suite.trials import EquivalentCellsError, cells, expand
 from suite.yaml_source import ExperimentError, Path_, YamlSource, parse_value, read_yaml
 
 MOST_TRIALS = 1_000_000
@@ -241,6 +241,8 @@ class _Validation:
             expand(experiment)
         except ValidationError as error:
             self._note(error, ("sweep",))
+        except EquivalentCellsError as error:
+            self._say(("sweep", "encoder.parametrization"), str(error))
 
     def _single_values(self, sweep: dict[str, Any]) -> Iterable[tuple[Path_, str, int, Any]]:
         for key, values in sweep.items():

@@ -65,8 +65,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         ValueError: the data or the settings cannot be used.
     """
     from suite.calibration import measure
-    from suite.training.lane import tower_specs
-    from suite.training.loop import flops_per_step, num_parameters, slot_bytes
+    from suite.training.arithmetic import flops_per_step, num_parameters, slot_bytes
 
     expansion = expand(experiment)
     check_data(expansion.trials)
@@ -81,18 +80,17 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     shapes = []
     for key, members in groups(tasks).items():
         settings, cost = members[0].settings, costs[key]
-        specs = tower_specs(settings)
         steps = sum(experiment.budget.steps - task.step for task in members)
         item = 4 if settings.precision == "float32" else 8
         shapes.append(
             ShapePlan(
                 title=_title(settings),
                 trials=len(members),
-                parameters=num_parameters(specs),
+                parameters=num_parameters(settings),
                 slots=cost.slots,
                 lanes=sum(lane.shape == key for lane in lanes),
-                flops=float(steps * flops_per_step(specs, samples=settings.data.samples)),
-                memory_bytes=cost.slots * slot_bytes(specs, samples=settings.data.samples, itemsize=item),
+                flops=float(steps * flops_per_step(settings)),
+                memory_bytes=cost.slots * slot_bytes(settings, itemsize=item),
                 seconds=steps * cost.seconds_per_step,
             )
         )

@@ -97,12 +97,14 @@ def check_data(trials: list[Trial]) -> None:
     """Draw each kind of data once, so that bad data ends a run before anything is trained.
 
     Raises:
-        ValueError: a source cannot give its pairs.
+        ValueError: a source cannot give its pairs, or the coupling cannot use them.
     """
-    from suite.data.pairs import draw_pairs
+    from suite.data.pairs import check_views, draw_pairs
 
-    for source, seed in {trial.settings.data: trial.settings.seed for trial in trials}.items():
-        draw_pairs(source, seed)
+    for (source, coupling), seed in {
+        (trial.settings.data, trial.settings.coupling): trial.settings.seed for trial in trials
+    }.items():
+        check_views(draw_pairs(source, seed), coupling)
 
 
 class _Run:

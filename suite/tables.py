@@ -25,6 +25,10 @@ _MEASURED = (
     "relative_displacement",
     "grad_norm_sq_query",
     "grad_norm_sq_key",
+    "scaled_update_norm_sq",
+    "dead_share_query",
+    "dead_share_key",
+    "clamped_share",
 )
 
 

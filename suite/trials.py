@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import Budget, Experiment, TrialSettings
 
 ENDED = ("finished", "diverged")
@@ -63,6 +64,7 @@ def expand(experiment: Experiment) -> Expansion:
 
     Raises:
         pydantic.ValidationError: a cell's settings are not allowed together.
+        EquivalentCellsError: two cells are one system.
     """
     base = {name: getattr(experiment, name) for name in TrialSettings.model_fields}
     builder = _Builder(base)
@@ -74,7 +76,24 @@ def expand(experiment: Experiment) -> Expansion:
         trial = Trial(trial_id(settings), _name(axes, experiment.name), settings, axes)
         known = trials.setdefault(trial.trial_id, trial)
         assert known.settings == settings, f"two settings share the id {trial.trial_id}"
+    _check_parametrizations(list(trials.values()))
     return Expansion(_distinct_names(list(trials.values())), num_cells - len(trials))
+
+
+class EquivalentCellsError(ValueError):
+    """Cells of a sweep that would train the same system."""
+
+
+def _check_parametrizations(trials: list[Trial]) -> None:
+    if len({trial.settings.encoder.parametrization for trial in trials}) < 2:
+        return
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        if parametrizations_coincide(trial.settings):
+            encoder = trial.settings.encoder.model_copy(update={"parametrization": "standard"})
+            known = seen.setdefault(trial_id(trial.settings.model_copy(update={"encoder": encoder})), trial)
+            if known is not trial:
+                raise EquivalentCellsError(f"{COINCIDING} (such as {known.name} and {trial.name})")
 
 
 def cells(sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -152,10 +171,12 @@ def trial_id(settings: TrialSettings) -> str:
 
 
 _DEFAULT = object()
+_ALWAYS_COUNTED = frozenset({"data", "views", "encoder", "loss", "coupling", "optimizer", "learning_rate"})
+"""Parts that every id has held since schema version 1; a part added later counts where it is not its default."""
 
 
 def _differing(value: Any, owner: type[BaseModel], name: str) -> Any:
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel) and name in _ALWAYS_COUNTED:
         return _differing_model(value)
     if value == owner.model_fields[name].get_default(call_default_factory=False):
         return _DEFAULT
@@ -221,22 +242,22 @@ def missing(
 ) -> list[Task]:
     """What is still to be trained: trials that never ended, that failed, or that a larger budget continues."""
     found = ((trial, outcomes.get(trial.trial_id, {})) for trial in trials)
-    return [_task(trial, known, budget) for trial, known in found if not _complete(known, budget, stop_below)]
+    return [_task(trial, known, budget) for trial, known in found if not _complete(trial, known, budget, stop_below)]
 
 
-def _complete(known: Mapping[str, Any], budget: Budget, stop_below: float) -> bool:
+def _complete(trial: Trial, known: Mapping[str, Any], budget: Budget, stop_below: float) -> bool:
     if known.get("status") == "diverged":
         return True
     if known.get("status") != "finished":
         return False
-    used_up = known["steps"] >= budget.last_step(known["learning_rate"])
+    used_up = known["steps"] >= budget.last_step(known["learning_rate"], trial.settings.optimizer.schedule)
     return used_up or known["scaled_grad_norm_sq"] <= stop_below
 
 
 def _task(trial: Trial, known: Mapping[str, Any], budget: Budget) -> Task:
     """Continue from the checkpoint, unless there is none or it is already past the budget."""
     rate = known.get("learning_rate")
-    limit = budget.steps if rate is None else budget.last_step(rate)
+    limit = budget.steps if rate is None else budget.last_step(rate, trial.settings.optimizer.schedule)
     if known.get("checkpoint") is None or known["steps"] > limit:
         return Task(trial_id=trial.trial_id, settings=trial.settings)
     seconds = known.get("wall_seconds") or 0.0

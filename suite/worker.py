@@ -13,8 +13,8 @@ from suite.machine import machine
 from suite.orders import Order, Progress
 from suite.storage import Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
-from suite.training.lane import tower_specs
-from suite.training.loop import Job, Loop, Outcome, num_parameters
+from suite.training.arithmetic import num_parameters
+from suite.training.loop import Job, Loop, Outcome
 from suite.trials import Task
 
 COMMIT_SECONDS = 20.0
@@ -93,7 +93,7 @@ class Attempt:
         order, row = self._order, dict(outcome.row)
         settings = next(task.settings for task in order.tasks if task.trial_id == outcome.trial_id)
         derived = {
-            "num_parameters": num_parameters(tower_specs(settings)),
+            "num_parameters": num_parameters(settings),
             "started_at": _utc(row.pop("started_ms", None)),
             "ended_at": _utc(row.pop("ended_ms", None)),
         }

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from suite.data.source import Pairs, Source
+from suite.training.couplings import Coupling
 
 _SHUFFLE = 1
 """Marks the stream that shuffles positives, so that shuffling leaves the data's own stream as it is."""
@@ -33,6 +34,20 @@ def draw_pairs(source: Source, seed: int) -> Pairs:
 def _stream(source: Source, seed: int, *purpose: int) -> np.random.Generator:
     entropy = np.random.SeedSequence([seed, 0, zlib.crc32(source.source.encode()), *purpose])
     return np.random.Generator(np.random.PCG64(entropy))
+
+
+def check_views(pairs: Pairs, coupling: Coupling) -> None:
+    """See that a coupling which shows both views to one network gets views of one size.
+
+    Raises:
+        ValueError: it does not.
+    """
+    query, key = pairs.query.shape[1], pairs.key.shape[1]
+    if coupling.one_draw and query != key:
+        raise ValueError(
+            f"coupling {coupling.name} shows both views to one network, but they have {query} and {key} features; "
+            "choose views of equal size, or coupling joint, alternating or frozen"
+        )
 
 
 def _unit_rows(view: np.ndarray, source: Source, tower: str) -> np.ndarray:

@@ -17,11 +17,15 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class Chunk:
-    """What K consecutive steps wrote for each slot; all (K, S). `valid` marks steps a trial really evaluated."""
+    """What K consecutive steps wrote for each slot; all (K, S).
+
+    `promised` is the decrease of the loss that the gradient promised, to first order, for the step that led to a row:
+    eta G for plain descent. `valid` marks steps a trial really evaluated.
+    """
 
     loss: Tensor
-    grad_norm_sq: Tensor
     scaled_grad_norm_sq: Tensor
+    promised: Tensor
     valid: Tensor
 
 
@@ -36,7 +40,7 @@ class Stationarity:
         "first_loss",
         "first_scaled",
         "previous_loss",
-        "previous_decrease",
+        "total_promised",
         "num_violations",
         "num_checkable",
         "first_below",
@@ -59,7 +63,7 @@ class Stationarity:
         self.first_loss = full(torch.nan, dtype)
         self.first_scaled = full(torch.nan, dtype)
         self.previous_loss = full(torch.nan, dtype)
-        self.previous_decrease = full(torch.nan, dtype)
+        self.total_promised = full(0, torch.float64)
         self.num_violations = full(0, torch.int64)
         self.num_checkable = full(0, torch.int64)
         self.first_below = full(NEVER, torch.int64, num)
@@ -81,35 +85,36 @@ class Stationarity:
         """A copy of the slot's statistics on the CPU."""
         return {name: getattr(self, name)[slot].cpu().clone() for name in self.FIELDS}
 
-    def fold(self, chunk: Chunk, *, start: Tensor, eta: Tensor) -> None:
-        """Take in K steps; row k of slot s is the trial's step start[s] + k, taken at the rate eta[s].
+    def fold(self, chunk: Chunk, *, start: Tensor) -> None:
+        """Take in K steps; row k of slot s is the trial's step start[s] + k.
 
         The result does not depend on how steps are cut into chunks, to the bit.
         """
         valid = chunk.valid & chunk.scaled_grad_norm_sq.isfinite() & chunk.loss.isfinite()
         scaled, loss = chunk.scaled_grad_norm_sq, chunk.loss
-        self._check_descent(loss, scaled, valid, eta)
+        starting = valid[0] & (self.num_evaluations == 0)
+        self._check_descent(loss, chunk.promised, valid)
         maxima = torch.cat([self.running_max[None], scaled.where(valid, -torch.inf)]).cummax(0).values
         self._note_passages(scaled, maxima[1:], valid, start)
         self.running_max = maxima[-1]
         self.running_min = torch.minimum(self.running_min, scaled.where(valid, torch.inf).amin(0))
-        starting = valid[0] & (self.num_evaluations == 0)
         self.first_loss = loss[0].where(starting, self.first_loss)
         self.first_scaled = scaled[0].where(starting, self.first_scaled)
         self.num_evaluations += valid.sum(0)
+        led_to = valid.clone()
+        led_to[0] &= ~starting
         for row in scaled.double().where(valid, 0):  # one by one: a blocked sum would depend on the cutting
             self.total += row
+        for row in chunk.promised.double().where(led_to, 0):
+            self.total_promised += row
 
-    def _check_descent(self, loss: Tensor, scaled: Tensor, valid: Tensor, eta: Tensor) -> None:
-        decrease = eta * scaled
+    def _check_descent(self, loss: Tensor, promised: Tensor, valid: Tensor) -> None:
         before = torch.cat([self.previous_loss[None], loss[:-1]])
-        promised = torch.cat([self.previous_decrease[None], decrease[:-1]]) / 2
         slack = self._tolerance * before.abs()
-        self.num_violations += (valid & (before - loss < promised - slack)).sum(0)
-        self.num_checkable += (valid & (promised > slack)).sum(0)
+        self.num_violations += (valid & (before - loss < promised / 2 - slack)).sum(0)
+        self.num_checkable += (valid & (promised / 2 > slack)).sum(0)
         last = (valid.sum(0) - 1 + (~valid[0] & valid.any(0))).clamp_min(0)[None]
         self.previous_loss = loss.gather(0, last)[0].where(valid.any(0), self.previous_loss)
-        self.previous_decrease = decrease.gather(0, last)[0].where(valid.any(0), self.previous_decrease)
 
     def _note_passages(self, scaled: Tensor, maxima: Tensor, valid: Tensor, start: Tensor) -> None:
         for threshold, first, last in (

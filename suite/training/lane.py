@@ -13,51 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suite.data.pairs import draw_pairs
 from suite.experiment import Budget, TrialSettings
-from suite.measurement.curvature import largest_eigenvalue
 from suite.measurement.stationarity import Chunk, Stationarity
-from suite.training.towers import TOWERS, TowerSlots, TowerSpec, draw_weights
+from suite.training.batches import batch_rows
+from suite.training.couplings import TowerName
+from suite.training.pair import Pair
 
 LONGEST_CHUNK = 64
 """Steps between two looks of the host, at most: a trial that ends waits so long for its slot to be refilled."""
 
 State = dict[str, np.ndarray]
-"""Everything a trial needs to continue: hidden weights, running statistics, step and eta."""
-
-
-def tower_specs(settings: TrialSettings) -> list[TowerSpec]:
-    """Shapes of the query and the key tower."""
-    shapes = settings.encoder.towers()
-    return [
-        TowerSpec(
-            index=index,
-            width=shapes[name].width,
-            depth=shapes[name].depth,
-            embedding_dim=settings.encoder.embedding_dim,
-            parametrization=settings.encoder.parametrization,
-        )
-        for index, name in enumerate(TOWERS)
-    ]
+"""Everything a trial needs to continue: trained weights, the optimizer's buffers, running statistics, step and eta."""
 
 
 class Lane:
-    """S slots of stacked towers. `fill` a slot, `advance` all of them K steps, `read` what they are at."""
+    """S slots of stacked pairs. `fill` a slot, `advance` all of them K steps, `read` what they are at."""
 
     def __init__(
         self, example: TrialSettings, *, slots: int, budget: Budget, stop_below: float, device: torch.device
     ) -> None:
         self.num_slots, self._budget, self._device = slots, budget, device
         self._dtype: torch.dtype = getattr(torch, example.precision)
-        self._loss, self._optimizer = example.loss, example.optimizer
-        self._stop_below = stop_below
-        self.towers = [
-            TowerSlots(spec, slots=slots, samples=example.data.samples, dtype=self._dtype, device=device)
-            for spec in tower_specs(example)
-        ]
-        self._weights = [w for tower in self.towers for w in tower.hidden]
-        self._factors = [tower.spec.learning_rate_factor for tower in self.towers for _ in tower.hidden]
-        self._factors_row = torch.tensor(self._factors, dtype=self._dtype, device=device)
+        self._coupling, self._optimizer = example.coupling, example.optimizer
+        self._num_samples, self._stop_below = example.data.samples, stop_below
+        self.pair = Pair(example, slots=slots, dtype=self._dtype, device=device)
+        self._follows_gradient = self._coupling.along_gradient and (
+            self._optimizer.name == "gd" and not self._optimizer.num_buffers
+        )
+        self._factors_row = torch.tensor(self.pair.factors, dtype=self._dtype, device=device)
         self._gradients: list[Tensor] = []
         self._allocate(slots, example.epsilons)
 
@@ -66,18 +49,22 @@ class Lane:
             return torch.zeros(*shape, slots, dtype=kind, device=self._device)
 
         self.stationarity = Stationarity(slots=slots, epsilons=epsilons, dtype=self._dtype, device=self._device)
+        weights = self.pair.weights
+        self._buffers = [[torch.zeros_like(w) for _ in range(self._optimizer.num_buffers)] for w in weights]
         self.active = zeros(torch.bool)  # holds a trial that has not ended
         self.step = zeros(torch.int64)
         self.eta = zeros(self._dtype)
         self._exact_eta = [0.0] * slots  # before it was rounded to the lane's precision
+        self._seeds = [0] * slots
         self._moving = zeros(torch.bool)  # the gradient at hand is its own: the next update applies
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
-        self._layer_norms_sq = zeros(self._dtype, len(self._weights))
+        self._layer_norms_sq = zeros(self._dtype, len(weights))
+        self._update_norm_sq = zeros(self._dtype)
         self._history = Chunk(
             loss=zeros(self._dtype, LONGEST_CHUNK),
-            grad_norm_sq=zeros(self._dtype, LONGEST_CHUNK),
             scaled_grad_norm_sq=zeros(self._dtype, LONGEST_CHUNK),
+            promised=zeros(self._dtype, LONGEST_CHUNK),
             valid=zeros(torch.bool, LONGEST_CHUNK),
         )
 
@@ -87,33 +74,50 @@ class Lane:
         Raises:
             ValueError: its data cannot be drawn, or its learning-rate rule gives no rate.
         """
-        pairs = draw_pairs(settings.data, settings.seed)
-        for tower, inputs in zip(self.towers, (pairs.query, pairs.key), strict=True):
-            tower.fill(slot, draw_weights(tower.spec, seed=settings.seed, input_dim=inputs.shape[1]), inputs)
+        self.pair.fill(slot, settings)
+        for buffer in self._all_buffers():
+            buffer[slot] = 0
         if state is None:
             eta, step = self._eta_of(slot, settings), 0
             self.stationarity.reset(slot)
+            self._update_norm_sq[slot] = torch.nan
         else:
             eta, step = float(state["eta"]), int(state["step"])
             self._restore(slot, state)
-        self.eta[slot], self.step[slot], self._exact_eta[slot] = eta, step, eta
-        self._last_step[slot] = self._budget.last_step(eta)
+        self.eta[slot], self.step[slot], self._exact_eta[slot], self._seeds[slot] = eta, step, eta, settings.seed
+        last_step = self._budget.last_step(eta, settings.optimizer.schedule)
+        self._last_step[slot] = last_step
         self.active[slot], self._moving[slot], self._counted[slot] = True, False, state is None
-        return eta, step, self._budget.last_step(eta)
+        return eta, step, last_step
+
+    def _all_buffers(self) -> list[Tensor]:
+        return [buffer for buffers in self._buffers for buffer in buffers]
+
+    def _stacks(self) -> dict[str, Tensor]:
+        """Every tensor of which a trial needs its slot to continue, beside the running statistics."""
+        weights = {f"weight.{i}": w for i, w in enumerate(self.pair.weights)}
+        buffers = {f"buffer.{i}": b for i, b in enumerate(self._all_buffers())}
+        return {**weights, **buffers, "update_norm_sq": self._update_norm_sq}
+
+    def accepts(self, state: State) -> bool:
+        """Whether a trial can go on from this state: an earlier version may have kept other things."""
+        shapes = {name: tuple(stack.shape[1:]) for name, stack in self._stacks().items()}
+        known = {name: state[name].shape for name in shapes if name in state}
+        return shapes == known and {*Stationarity.FIELDS, "eta", "step"} <= set(state)
 
     @torch.no_grad()
     def _restore(self, slot: int, state: State) -> None:
-        for index, weight in enumerate(self._weights):
-            weight[slot] = torch.from_numpy(state[f"weight.{index}"])
+        for name, stack in self._stacks().items():
+            stack[slot] = torch.from_numpy(np.asarray(state[name]))
         names = Stationarity.FIELDS
         self.stationarity.load(slot, {name: torch.from_numpy(np.asarray(state[name])) for name in names})
 
     def state(self, slot: int) -> State:
         """A copy of the slot's trial on the host, enough to continue it to the bit."""
-        weights = {f"weight.{i}": w[slot].detach().cpu().numpy().copy() for i, w in enumerate(self._weights)}
+        stacks = {name: stack[slot].detach().cpu().numpy().copy() for name, stack in self._stacks().items()}
         running = {name: value.numpy() for name, value in self.stationarity.state(slot).items()}
         eta = np.asarray(self._exact_eta[slot], dtype=np.float64)
-        return {**weights, **running, "eta": eta, "step": np.asarray(self.step[slot].item())}
+        return {**stacks, **running, "eta": eta, "step": np.asarray(self.step[slot].item())}
 
     def free(self, slot: int) -> None:
         """Leave a slot idle: it is computed and masked."""
@@ -125,25 +129,43 @@ class Lane:
         A slot that was moving moves first; one just filled is evaluated first. A trial that ends stays at its point.
         """
         start = self.step + self._moving
+        self._draw_batches(length)
         for k in range(length):
             if self._gradients:
-                self._update()
+                self._update(k)
             self._evaluate(k)
-        names = ("loss", "grad_norm_sq", "scaled_grad_norm_sq", "valid")
+        names = ("loss", "scaled_grad_norm_sq", "promised", "valid")
         rows = Chunk(**{name: getattr(self._history, name)[:length] for name in names})
-        self.stationarity.fold(rows, start=start, eta=self.eta)
+        self.stationarity.fold(rows, start=start)
+
+    def _draw_batches(self, length: int) -> None:
+        """Batches of all the steps that any slot can take in this chunk: (S, steps, b)."""
+        if self._optimizer.batch is None:
+            return
+        self._first_step = self.step.clone()
+        drawn = [
+            batch_rows(seed, samples=self._num_samples, batch=self._optimizer.batch, steps=range(at, at + length))
+            for seed, at in zip(self._seeds, self.step.tolist(), strict=True)
+        ]
+        self._batches = torch.from_numpy(np.stack(drawn)).to(self._device)
+
+    def _rows(self) -> Tensor | None:
+        """The samples of the step that each slot takes next, (S, b); None for all."""
+        if self._optimizer.batch is None:
+            return None
+        index = (self.step - self._first_step)[:, None, None]
+        return self._batches.gather(1, index.expand(-1, -1, self._batches.shape[-1]))[:, 0]
 
     def _evaluate(self, k: int) -> None:
         """Loss, gradient and G of every slot at its point, into row k of the history; ends trials that are done."""
-        loss = self._loss(*(tower.embed(tower.hidden) for tower in self.towers))
-        self._gradients = list(torch.autograd.grad(loss.sum(), self._weights))
+        loss, embeddings = self.pair.loss(self.pair.weights)
+        self._gradients = list(torch.autograd.grad(loss.sum(), self.pair.weights))
         with torch.no_grad():
-            norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in self._gradients])
+            norms = torch.stack([_norms(g) for g in self._gradients])
             self._layer_norms_sq = norms.square()
             scaled = self._factors_row @ self._layer_norms_sq
             row = self._history
             row.loss[k] = loss.detach()
-            row.grad_norm_sq[k] = self._layer_norms_sq.sum(0)
             row.scaled_grad_norm_sq[k] = scaled
             torch.logical_and(self.active, self._counted, out=row.valid[k])
             self._counted.fill_(True)
@@ -151,31 +173,48 @@ class Lane:
             self.active &= finite & (scaled > self._stop_below) & (self.step < self._last_step)
             self._moving.copy_(self.active)
             self._loss_now, self._scaled_now = row.loss[k], row.scaled_grad_norm_sq[k]
-            self._norm_sq_now = row.grad_norm_sq[k]
+            self._embeddings_now = [z.detach() for z in embeddings]
 
-    @torch.no_grad()
-    def _update(self) -> None:
-        """Move every slot that has not ended: all layers of both towers at once, from the same gradient."""
-        rates = self.eta * self._moving
-        self._optimizer.update(self._weights, self._gradients, rates=rates, factors=self._factors)
+    def _update(self, k: int) -> None:
+        """One step of every slot that has not ended; what it promises goes into row k, to which it leads."""
+        schedule = self._optimizer.schedule
+        eta = self.eta if schedule.is_constant else (self.eta * schedule.factor(self.step.double())).to(self._dtype)
+        step = _Step(self, rates=eta * self._moving)
+        if self._follows_gradient:
+            self._coupling.step(step)
+            self._history.promised[k] = step.rates * self._scaled_now
+        else:
+            before = [w.detach().clone() for w in self.pair.weights]
+            self._coupling.step(step)
+            self._history.promised[k], norm_sq = self._first_order(before, eta)
+            self._update_norm_sq = norm_sq.where(self._moving, self._update_norm_sq)
         self.step += self._moving
 
     @torch.no_grad()
+    def _first_order(self, before: list[Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
+        """The decrease of the loss that the gradient promised for the step just taken, and the step's squared norm
+        per unit of eta, scaled like G: equal to eta G and G if the step was along the gradient."""
+        promised, norm_sq = torch.zeros_like(eta), torch.zeros_like(eta)
+        for old, new, gradient, factor in zip(
+            before, self.pair.weights, self._gradients, self.pair.factors, strict=True
+        ):
+            step = old - new
+            promised += (step * gradient).flatten(1).sum(1)
+            norm_sq += _norms(step).square() / factor
+        return promised, norm_sq / eta.square()
+
+    @torch.no_grad()
     def read(self) -> dict[str, Tensor]:
-        """What is measured of every slot at its present point: columns of (S,), and (S, layers) where `_by_layer`."""
-        running = self.stationarity
-        moved = [
-            torch.linalg.vector_norm(w - w0, dim=(1, 2))
-            for tower in self.towers
-            for w, w0 in zip(tower.hidden, tower.initial, strict=True)
-        ]
-        drawn = [torch.linalg.vector_norm(w0, dim=(1, 2)) for tower in self.towers for w0 in tower.initial]
+        """What is measured of every slot at its present point: columns of (S,), and (S, weights) where `_by_layer`."""
+        running, parts = self.stationarity, self.pair.parts
+        count = len(self.pair.initial)
+        moved = [_norms(w - w0) for w, w0 in zip(self.pair.weights[:count], self.pair.initial, strict=True)]
+        drawn = [_norms(w0) for w0 in self.pair.initial]
         displacement, scale = torch.stack(moved).norm(dim=0), torch.stack(drawn).norm(dim=0)
-        depth = len(self.towers[0].hidden)
         transitions = (running.num_evaluations - 1).clamp_min(1)
         columns = {
             "loss": self._loss_now,
-            "grad_norm_sq": self._norm_sq_now,
+            "grad_norm_sq": self._layer_norms_sq.sum(0),
             "scaled_grad_norm_sq": self._scaled_now,
             "running_min_scaled_grad_norm_sq": running.running_min,
             "running_mean_scaled_grad_norm_sq": running.total / running.num_evaluations,
@@ -184,28 +223,57 @@ class Lane:
             "checkable_share": running.num_checkable.double() / transitions,
             "displacement": displacement,
             "relative_displacement": displacement / scale,
-            "grad_norm_sq_query": self._layer_norms_sq[:depth].sum(0),
-            "grad_norm_sq_key": self._layer_norms_sq[depth:].sum(0),
+            "grad_norm_sq_query": self._layer_norms_sq[parts["query"]].sum(0),
+            "grad_norm_sq_key": self._layer_norms_sq[parts["key"]].sum(0),
             "grad_norm_sq_by_layer": self._layer_norms_sq.mT,
+            **self.pair.diagnostics(self._embeddings_now),
+            **({} if self._follows_gradient else {"scaled_update_norm_sq": self._update_norm_sq}),
         }
         return {name: column.double().cpu() for name, column in columns.items()}
 
     def _eta_of(self, slot: int, settings: TrialSettings) -> float:
-        factor = self.towers[0].spec.learning_rate_factor
-        return settings.optimizer.learning_rate.eta(factor=factor, sharpness=partial(self._sharpness, slot))
+        factor = self.pair.towers[0].spec.learning_rate_factor
+        return settings.optimizer.learning_rate.eta(factor=factor, sharpness=partial(self.pair.sharpness, slot))
 
-    def _sharpness(self, slot: int) -> float:
-        """lambda_max(P^1/2 H P^1/2) of one slot at its present weights, computed outside the stack."""
-        towers = [tower.alone(slot) for tower in self.towers]
-        weights = [w for tower in towers for w in tower.hidden]
-        scales = [factor**0.5 for factor in self._factors]
-        loss = self._loss(*(tower.embed(tower.hidden) for tower in towers)).sum()
-        gradients = torch.autograd.grad(loss, weights, create_graph=True)
-        sizes = [w.numel() for w in weights]
 
-        def multiply(vector: Tensor) -> Tensor:
-            parts = [s * v.view_as(w) for s, v, w in zip(scales, vector.split(sizes), weights, strict=True)]
-            products = torch.autograd.grad(gradients, weights, grad_outputs=parts, retain_graph=True)
-            return torch.cat([s * p.flatten() for s, p in zip(scales, products, strict=True)])
+def _norms(stack: Tensor) -> Tensor:
+    """Frobenius norm of each slot's part: (S, ...) -> (S,). A flattened view would copy a transposed gradient."""
+    return torch.linalg.vector_norm(stack, dim=tuple(range(1, stack.ndim)))
 
-        return largest_eigenvalue(multiply, sum(sizes), dtype=self._dtype, device=self._device)
+
+class _Step:
+    """One step of a lane, as a coupling makes it."""
+
+    def __init__(self, lane: Lane, *, rates: Tensor) -> None:
+        self._lane, self.rates = lane, rates
+        self._rows = lane._rows()
+        self._gradients = lane._gradients if self._rows is None else lane.pair.gradients(self._rows)
+
+    @torch.no_grad()
+    def descend(self, *towers: TowerName) -> None:
+        """Move these towers by the optimizer, and with the query tower what the loss itself trains."""
+        lane, pair = self._lane, self._lane.pair
+        parts = [pair.parts[tower] for tower in towers] + ([pair.parts["loss"]] if "query" in towers else [])
+        for index in (i for part in parts for i in range(part.start, part.stop)):
+            weight = pair.weights[index]
+            ones = [1] * (weight.ndim - 1)
+            direction = lane._optimizer.direction(
+                self._gradients[index],
+                lane._buffers[index],
+                moving=lane._moving.view(-1, *ones),
+                step=lane.step.view(-1, *ones),
+            )
+            weight.addcmul_(direction, self.rates.view(-1, *ones), value=-pair.factors[index])
+
+    def refresh(self) -> None:
+        """Take the gradients anew, of the same samples."""
+        self._gradients = self._lane.pair.gradients(self._rows)
+
+    @torch.no_grad()
+    def average(self, kept: float) -> None:
+        """Move the key tower to kept * key + (1 - kept) * query."""
+        pair, moving = self._lane.pair, self._lane._moving
+        query, key = (pair.weights[pair.parts[tower]] for tower in ("query", "key"))
+        for source, target in zip(query, key, strict=True):
+            share = (1 - kept) * moving.to(target.dtype).view(-1, *[1] * (target.ndim - 1))
+            target.copy_(torch.lerp(target, source, share))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from suite.experiment import Budget, TrialSettings
 from suite.measurement.stationarity import NEVER
 from suite.training.lane import LONGEST_CHUNK, Lane, State
 from suite.training.records import is_record_step, next_record_step
-from suite.training.towers import TowerSpec
 
 Row = dict[str, Any]
 
@@ -51,6 +50,10 @@ class Running:
     last_step: int
     seconds: float
     started_ms: int
+
+    def time(self, step: int) -> float:
+        """Time of gradient flow at a step: the sum of the rates before it."""
+        return self.eta * self.job.settings.optimizer.schedule.elapsed(step)
 
     @property
     def resumed_step(self) -> int:
@@ -136,6 +139,8 @@ class Loop:
         self._running.pop(slot, None)
         while self._waiting:
             job = self._waiting.popleft()
+            if job.state is not None and not self.lane.accepts(job.state):
+                job = replace(job, state=None)  # kept by a version that knew other things: train from the start
             try:
                 eta, step, last = self.lane.fill(slot, job.settings, job.state)
             except ValueError as error:
@@ -151,8 +156,7 @@ class Loop:
         ended_by = self._ended_by(running, record)
         first_loss, first_scaled = float(state["first_loss"]), float(state["first_scaled"])
         drop = first_loss - record["loss"]
-        promised = running.eta * (float(state["total"]) - record["scaled_grad_norm_sq"])
-        measured = {name: record[name] for name in columns if not name.endswith("_by_layer")}
+        measured = {name: record.get(name) for name in columns if not name.endswith("_by_layer")}
         row = {
             **measured,
             "status": "diverged" if ended_by == "diverged" else "finished",
@@ -163,7 +167,7 @@ class Loop:
             "learning_rate": running.eta,
             "loss_init": first_loss,
             "scaled_grad_norm_sq_init": first_scaled,
-            "slack": promised / (2 * drop) if drop > 0 else None,
+            "slack": float(state["total_promised"]) / (2 * drop) if drop > 0 else None,
             "wall_seconds": running.seconds,
             "started_ms": running.started_ms,
             "ended_ms": record["timestamp_ms"],
@@ -194,7 +198,7 @@ class Loop:
                         "at_init": first == 0,
                         "reached": reached,
                         "steps_to_stationarity": first if reached else None,
-                        "time_to_stationarity": running.eta * first if reached else None,
+                        "time_to_stationarity": running.time(first) if reached else None,
                         "stay_steps": last + 1 if reached and watched else None,
                     }
                 )
@@ -206,34 +210,12 @@ def _finite(value: float) -> bool:
 
 
 def _record_row(running: Running, slot: int, columns: dict[str, Tensor], *, final: bool) -> Row:
+    values = {name: column[slot].tolist() for name, column in columns.items()}
     return {
         "trial_id": running.job.trial_id,
         "step": running.step,
-        "time": running.eta * running.step,
+        "time": running.time(running.step),
         "timestamp_ms": now_ms(),
-        **{name: column[slot].tolist() for name, column in columns.items()},
+        **{name: value for name, value in values.items() if not (name == "scaled_update_norm_sq" and value != value)},
         "final": final,
     }
-
-
-def num_parameters(specs: list[TowerSpec]) -> int:
-    """Trained parameters of one trial: L m^2 for each tower."""
-    return sum(spec.depth * spec.width**2 for spec in specs)
-
-
-def flops_per_step(specs: list[TowerSpec], *, samples: int) -> int:
-    """Floating-point operations of one gradient step of one trial, matrix products only, each counted once.
-
-    Hidden layers take a product forward, one for the weight's gradient, and one for the input's except in the first
-    (its input is fixed); the frozen last layer one each way; the similarities one forward and one to each tower.
-    """
-    n = samples
-    towers = sum(2 * n * s.width**2 * (3 * s.depth - 1) + 4 * n * s.width * s.embedding_dim for s in specs)
-    return towers + 6 * n**2 * specs[0].embedding_dim
-
-
-def slot_bytes(specs: list[TowerSpec], *, samples: int, itemsize: int) -> int:
-    """Memory of one slot: weights, their draw and their gradient; features and activations kept for the gradient."""
-    weights = sum(3 * s.depth * s.width**2 + s.embedding_dim * s.width for s in specs)
-    activations = sum(samples * s.width * (1 + 4 * s.depth) for s in specs) + 6 * samples**2
-    return itemsize * (weights + activations)

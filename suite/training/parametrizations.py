@@ -1,4 +1,4 @@
-"""Width parametrizations of a ReLU tower: W = m^-a w, w ~ N(0, gain v m^-2b), learning-rate factor P.
+"""Width parametrizations of a tower: W = m^-a w, w ~ N(0, gain v m^-2b), learning-rate factor P.
 
 Source: Allen-Zhu, Li, Song 2019 (arXiv 1811.03962, section 2) for `allen-zhu`; Jacot et al. 2018 for `ntk`;
 Yang & Hu 2021 (arXiv 2011.14522, table 1) for `mup` and `standard`.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from suite.training.activations import Activation, gain
 
 Parametrization = Literal["allen-zhu", "standard", "ntk", "mup"]
 
@@ -44,11 +46,21 @@ class LayerScale:
     """Standard deviation of w at the start."""
 
 
-def layer_scales(parametrization: Parametrization, *, width: int, embedding_dim: int) -> tuple[LayerScale, ...]:
-    """Scales of the input, hidden and output layers. Gain is 2 where a ReLU follows, 1 at the output."""
+def layer_scales(
+    parametrization: Parametrization,
+    *,
+    width: int,
+    embedding_dim: int,
+    activation: Activation = "relu",
+    residual: bool = False,
+) -> tuple[LayerScale, ...]:
+    """Scales of the input, hidden and output layers.
+
+    The gain is the activation's where one follows, 1 at the output and on a residual branch.
+    """
     exponents = PARAMETRIZATIONS[parametrization]
     output_variance = 1 / embedding_dim if exponents.embedding_dim_scaled else 1.0
-    variances = (2.0, 2.0, output_variance)
+    variances = (gain(activation), 1.0 if residual else gain(activation), output_variance)
     return tuple(
         LayerScale(multiplier=width**-a, init_std=variance**0.5 * width**-b)
         for a, b, variance in zip(exponents.a, exponents.b, variances, strict=True)

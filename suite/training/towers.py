@@ -1,37 +1,81 @@
-"""Towers: ReLU networks of equal shape stacked over the slots of a lane.
+"""Towers: networks of equal shape stacked over the slots of a lane.
 
-Shapes: S slots, n samples, p input_dim, m width, L depth, d embedding_dim. Only the L hidden layers are trained; the
-first layer A and the last layer B stay at their draw, so the features h_0 = relu(A x) are computed once per trial.
+Shapes: S slots, n samples, p input_dim, m width, L depth, d embedding_dim. A tower is h_0 = phi(A x), then L hidden
+layers h_l = phi(W_l h_{l-1}), or phi(h_{l-1} + W_l h_{l-1} / sqrt(L)) if residual, and z = B h_L. Where A is not
+trained, the features h_0 are computed once per trial.
 Source of the setting: Allen-Zhu, Li, Song 2019 (arXiv 1811.03962, section 2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from suite.training.parametrizations import Parametrization, layer_scales, learning_rate_factor
+from suite.training.activations import Activation, activate, slope
+from suite.training.parametrizations import LayerScale, Parametrization, layer_scales, learning_rate_factor
 
 TOWERS = ("query", "key")
+BLOCK_ELEMENTS = 2**26
+"""Activations of one layer kept for the gradient; of more samples, they are computed again block by block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSpec:
-    """Shape and parametrization of one tower; `index` is 0 for query and 1 for key, and picks its random stream."""
+    """Shape and parametrization of one tower; `index` picks its random stream, so equal ones give equal draws."""
 
     index: int
     width: int
     depth: int
     embedding_dim: int
     parametrization: Parametrization
+    activation: Activation = "relu"
+    residual: bool = False
+    biases: bool = False
+    train_ends: bool = False
+    train_hidden: bool = True
+    linearized: bool = False
+    input_dim: int | None = None
+    """Needed only where the first layer is trained."""
 
     @property
     def learning_rate_factor(self) -> float:
         """P of the trained layers."""
         return learning_rate_factor(self.parametrization, width=self.width, embedding_dim=self.embedding_dim)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers from the input to the embedding, the first one only where it is trained."""
+        m, ends = self.width, self.train_ends
+        first = [Layer("first", (m, self.input_dim or 0), True, self.biases)] if ends else []
+        names = [f"hidden.{number}" for number in range(1, self.depth + 1)]
+        hidden = [Layer(name, (m, m), self.train_hidden, self.biases and self.train_hidden) for name in names]
+        return [*first, *hidden, Layer("last", (self.embedding_dim, m), ends, False)]
+
+    @property
+    def trained(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained weights by name, in the order of the layers."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in self.layers:
+            if layer.trained:
+                shapes[layer.name] = layer.shape
+            if layer.has_bias:
+                shapes[f"{layer.name}.bias"] = (layer.shape[0],)
+        return shapes
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight matrix (outputs, inputs), and whether a trained bias goes with it."""
+
+    name: str
+    shape: tuple[int, int]
+    trained: bool
+    has_bias: bool
 
 
 @dataclass(frozen=True)
@@ -42,10 +86,15 @@ class TowerWeights:
     hidden: list[np.ndarray]
     last: np.ndarray
 
+    def by_name(self) -> dict[str, np.ndarray]:
+        """The weights by the names of their layers."""
+        hidden = {f"hidden.{number}": w for number, w in enumerate(self.hidden, start=1)}
+        return {"first": self.first, **hidden, "last": self.last}
+
 
 def draw_weights(spec: TowerSpec, *, seed: int, input_dim: int) -> TowerWeights:
     """Initial weights, from (seed, tower, layer) alone: no draw depends on lane, slot, node or order."""
-    scales = layer_scales(spec.parametrization, width=spec.width, embedding_dim=spec.embedding_dim)
+    scales = _scales(spec)
 
     def normal(layer: int, shape: tuple[int, int], std: float) -> np.ndarray:
         stream = np.random.SeedSequence([seed, 1 + spec.index, layer])
@@ -59,48 +108,115 @@ def draw_weights(spec: TowerSpec, *, seed: int, input_dim: int) -> TowerWeights:
     )
 
 
+def _scales(spec: TowerSpec) -> tuple[LayerScale, ...]:
+    return layer_scales(
+        spec.parametrization,
+        width=spec.width,
+        embedding_dim=spec.embedding_dim,
+        activation=spec.activation,
+        residual=spec.residual,
+    )
+
+
 class TowerSlots:
-    """One tower of every trial in a lane: features (S, n, m), hidden L times (S, m, m), last (S, d, m)."""
+    """One tower of every trial in a lane. `inputs` are (S, n, p), or the features (S, n, m) if the first layer is
+    frozen; `weights` the trained ones, each (S, *shape), in the order of `spec.trained`."""
 
     def __init__(self, spec: TowerSpec, *, slots: int, samples: int, dtype: torch.dtype, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(slots, *shape, dtype=dtype, device=device)
 
-        m = spec.width
         self.spec = spec
-        self.features = zeros(samples, m)
-        self.hidden = [zeros(m, m).requires_grad_() for _ in range(spec.depth)]
-        self.initial = [zeros(m, m) for _ in range(spec.depth)]
-        self.last = zeros(spec.embedding_dim, m)
-        self._multipliers = [
-            scale.multiplier for scale in layer_scales(spec.parametrization, width=m, embedding_dim=spec.embedding_dim)
-        ]
+        self.inputs = zeros(samples, (spec.input_dim or 0) if spec.train_ends else spec.width)
+        self.weights = [zeros(*shape).requires_grad_() for shape in spec.trained.values()]
+        self.initial = [zeros(*shape) for shape in spec.trained.values()]
+        self._frozen = {layer.name: zeros(*layer.shape) for layer in spec.layers if not layer.trained}
+        first, hidden, last = (scale.multiplier for scale in _scales(spec))
+        self._multiplier = {layer.name: hidden for layer in spec.layers} | {"first": first, "last": last}
+        self._bias_multiplier = first
+        *self._before_last, self._last = spec.layers
 
     @torch.no_grad()
-    def fill(self, slot: int, weights: TowerWeights, inputs: np.ndarray) -> None:
-        """Put a trial's tower at its draw into one slot; inputs (n, p), both cast from float64 once."""
-        features = np.maximum(self._multipliers[0] * (inputs @ weights.first.T), 0)
-        self.features[slot] = torch.from_numpy(features)
-        self.last[slot] = torch.from_numpy(weights.last)
-        for layer, draw in enumerate(weights.hidden):
-            self.initial[layer][slot] = torch.from_numpy(draw)
-            self.hidden[layer][slot] = self.initial[layer][slot]
+    def fill(self, slot: int, draw: TowerWeights, inputs: np.ndarray) -> None:
+        """Put a trial's tower at its draw into one slot; inputs (n, p), all cast from float64 once."""
+        known = {name: torch.from_numpy(w) for name, w in draw.by_name().items()}
+        if not self.spec.train_ends:
+            scaled = torch.from_numpy(self._multiplier["first"] * (inputs @ draw.first.T))
+            self.inputs[slot] = activate(self.spec.activation, scaled)
+        else:
+            self.inputs[slot] = torch.from_numpy(inputs)
+        for name, stack in self._frozen.items():
+            stack[slot] = known[name]
+        for name, weight, initial in zip(self.spec.trained, self.weights, self.initial, strict=True):
+            initial[slot] = known.get(name, 0)  # biases start at 0
+            weight[slot] = initial[slot]
 
     def alone(self, slot: int) -> TowerSlots:
         """A copy of one slot as a stack of one, for work that concerns a single trial."""
-        samples, like = self.features.shape[1], self.features
-        copy = TowerSlots(self.spec, slots=1, samples=samples, dtype=like.dtype, device=like.device)
-        copy.features, copy.last = self.features[slot : slot + 1], self.last[slot : slot + 1]
-        copy.hidden = [w[slot : slot + 1].detach().clone().requires_grad_() for w in self.hidden]
+        like = self.inputs
+        copy = TowerSlots(self.spec, slots=1, samples=like.shape[1], dtype=like.dtype, device=like.device)
+        copy.inputs = like[slot : slot + 1]
+        copy.weights = [w[slot : slot + 1].detach().clone().requires_grad_() for w in self.weights]
         copy.initial = [w[slot : slot + 1] for w in self.initial]
+        copy._frozen = {name: w[slot : slot + 1] for name, w in self._frozen.items()}
         return copy
 
-    def embed(self, hidden: list[Tensor]) -> Tensor:
-        """Embeddings z (S, n, d) with the given hidden weights in place of the lane's own."""
-        h = self.features
-        for w in hidden:
-            h = torch.relu(_scaled(h @ w.mT, self._multipliers[1]))
-        return _scaled(h @ self.last.mT, self._multipliers[2])
+    def embed(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """Embeddings z (S, n, d) with these weights; `rows` (S, b) picks samples of each slot: (S, b, d)."""
+        inputs = self.inputs
+        if rows is not None:
+            inputs = inputs.gather(1, rows[..., None].expand(-1, -1, inputs.shape[-1]))
+        block = max(1, BLOCK_ELEMENTS // (len(inputs) * self.spec.width))
+        if inputs.shape[1] <= block:
+            return self._embed(inputs, *weights)
+        parts = [checkpoint(self._embed, x, *weights, use_reentrant=False) for x in inputs.split(block, dim=1)]
+        return torch.cat(parts, dim=1)
+
+    def _embed(self, inputs: Tensor, *weights: Tensor) -> Tensor:
+        if not self.spec.linearized:
+            return self.features_and_embeddings(inputs, weights)[1]
+        return self._expanded(inputs, [w - w0 for w, w0 in zip(weights, self.initial, strict=True)])
+
+    def _expanded(self, inputs: Tensor, steps: Sequence[Tensor]) -> Tensor:
+        """First-order expansion of z at the draw: the network and its derivative along `steps`, layer by layer."""
+        spec, drawn = self.spec, self._frozen | dict(zip(self.spec.trained, self.initial, strict=True))
+        change = dict(zip(spec.trained, steps, strict=True))
+        h, dh = inputs, torch.zeros_like(inputs)
+        for layer in self._before_last:
+            at, along = self._layer(layer, h, drawn), self._derivative(layer, h, dh, drawn, change)
+            if spec.residual and layer.name != "first":
+                at, along = h + at / spec.depth**0.5, dh + along / spec.depth**0.5
+            h, dh = activate(spec.activation, at), slope(spec.activation, at) * along
+        return self._layer(self._last, h, drawn) + self._derivative(self._last, h, dh, drawn, change)
+
+    def _derivative(
+        self, layer: Layer, h: Tensor, dh: Tensor, drawn: dict[str, Tensor], change: dict[str, Tensor]
+    ) -> Tensor:
+        """Change of a layer's output, to first order, when its input h and its weights change by dh and `change`."""
+        product = dh @ drawn[layer.name].mT
+        if layer.name in change:
+            product = product + h @ change[layer.name].mT
+        out = _scaled(product, self._multiplier[layer.name])
+        bias = change.get(f"{layer.name}.bias")
+        return out if bias is None else out + _scaled(bias, self._bias_multiplier)[:, None]
+
+    def _layer(self, layer: Layer, h: Tensor, known: dict[str, Tensor]) -> Tensor:
+        """A layer's output before the skip and the activation."""
+        out = _scaled(h @ known[layer.name].mT, self._multiplier[layer.name])
+        if layer.has_bias:
+            out = out + _scaled(known[f"{layer.name}.bias"], self._bias_multiplier)[:, None]
+        return out
+
+    def features_and_embeddings(self, inputs: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """h_L (S, n, m) and z (S, n, d) of the network itself, also where the tower is linearized."""
+        spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
+        h = inputs
+        for layer in self._before_last:
+            out = self._layer(layer, h, known)
+            if spec.residual and layer.name != "first":
+                out = h + out / spec.depth**0.5
+            h = activate(spec.activation, out)
+        return h, self._layer(self._last, h, known)
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:

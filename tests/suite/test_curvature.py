@@ -26,17 +26,17 @@ def test_the_largest_eigenvalue_of_a_known_spectrum(spectrum, seed):
 
 def dense_sharpness(lane: Lane, settings: TrialSettings) -> float:
     """lambda_max(P^1/2 H P^1/2), every entry of H from PyTorch's functional Hessian."""
-    towers = [tower.alone(0) for tower in lane.towers]
-    shapes = [w.shape for tower in towers for w in tower.hidden]
+    towers = [tower.alone(0) for tower in lane.pair.towers]
+    shapes = [w.shape for tower in towers for w in tower.weights]
     sizes = [shape.numel() for shape in shapes]
-    factors = [tower.spec.learning_rate_factor for tower in towers for _ in tower.hidden]
+    factors = [tower.spec.learning_rate_factor for tower in towers for _ in tower.weights]
 
     def loss(flat: torch.Tensor) -> torch.Tensor:
         parts = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
-        depth = len(towers[0].hidden)
+        depth = len(towers[0].weights)
         return settings.loss(towers[0].embed(parts[:depth]), towers[1].embed(parts[depth:])).sum()
 
-    flat = torch.cat([w.detach().flatten() for tower in towers for w in tower.hidden])
+    flat = torch.cat([w.detach().flatten() for tower in towers for w in tower.weights])
     hessian = torch.autograd.functional.hessian(loss, flat)
     scale = torch.cat([torch.full((size,), factor**0.5) for size, factor in zip(sizes, factors, strict=True)])
     return float(torch.linalg.eigvalsh(scale[:, None] * hessian * scale)[-1])

@@ -108,5 +108,5 @@ def test_the_table_of_squared_norms_at_the_start():
         norms = []
         for seed in range(8):
             lane.fill(0, settings.model_copy(update={"seed": seed}))
-            norms += [t.embed(t.hidden).square().sum(-1).mean().item() for t in lane.towers]
+            norms += [t.embed(t.weights).square().sum(-1).mean().item() for t in lane.pair.towers]
         assert np.mean(norms) == pytest.approx(expected, rel=0.15), parametrization

@@ -21,8 +21,9 @@ def folded(curves: list[list[float]], losses: list[list[float]], eta: list[float
     """Curves of unequal length, one per slot, folded in chunks of the given lengths."""
     slots, length = len(curves), max(map(len, curves))
     kept = Stationarity(slots=slots, epsilons=EPSILONS, dtype=torch.float64, device=torch.device("cpu"))
-    scaled, loss, valid = (torch.full((length, slots), math.nan, dtype=torch.float64) for _ in range(3))
-    for slot, (curve, values) in enumerate(zip(curves, losses, strict=True)):
+    scaled, loss, valid, promised = (torch.full((length, slots), math.nan, dtype=torch.float64) for _ in range(4))
+    for slot, (curve, values, rate) in enumerate(zip(curves, losses, eta, strict=True)):
+        promised[1 : len(curve), slot] = rate * torch.tensor(curve[:-1], dtype=torch.float64)
         scaled[: len(curve), slot] = torch.tensor(curve, dtype=torch.float64)
         loss[: len(curve), slot] = torch.tensor(values, dtype=torch.float64)
         valid[: len(curve), slot] = 1
@@ -32,9 +33,9 @@ def folded(curves: list[list[float]], losses: list[list[float]], eta: list[float
         rows = slice(at, at + next(lengths))
         start = torch.full((slots,), at)
         part = Chunk(
-            loss=loss[rows], grad_norm_sq=scaled[rows], scaled_grad_norm_sq=scaled[rows].clone(), valid=valid[rows]
+            loss=loss[rows], scaled_grad_norm_sq=scaled[rows].clone(), promised=promised[rows], valid=valid[rows]
         )
-        kept.fold(part, start=start, eta=torch.tensor(eta, dtype=torch.float64))
+        kept.fold(part, start=start)
         at = rows.stop
     return kept
 
@@ -52,7 +53,7 @@ def lanes(draw):
 def test_every_statistic_is_that_of_a_scan(lane, cuts):
     curves, losses, eta = lane
     kept = folded(curves, losses, eta, cuts)
-    for slot, (curve, loss) in enumerate(zip(curves, losses, strict=True)):
+    for slot, (curve, loss, rate) in enumerate(zip(curves, losses, eta, strict=True)):
         state = {name: value.tolist() for name, value in kept.state(slot).items()}
         assert state["running_min"] == min(curve)
         assert state["running_max"] == max(curve)
@@ -60,6 +61,7 @@ def test_every_statistic_is_that_of_a_scan(lane, cuts):
         assert state["first_loss"] == loss[0]
         assert state["first_scaled"] == curve[0]
         np.testing.assert_allclose(state["total"], math.fsum(curve), rtol=1e-12)
+        np.testing.assert_allclose(state["total_promised"], rate * math.fsum(curve[:-1]), rtol=1e-12)
         for index, epsilon in enumerate(EPSILONS):
             below = [step for step, g in enumerate(curve) if g <= epsilon]
             above = [step for step, g in enumerate(curve) if g > epsilon]

@@ -1,0 +1,139 @@
+"""Settings that make no sense together: each rule says where, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from suite.registry import located
+
+if TYPE_CHECKING:
+    from suite.experiment import TrialSettings
+
+Problem = tuple[tuple[str, ...], str]
+"""The path of the setting to tell it at, and the reason with what to do."""
+
+
+def check(settings: TrialSettings) -> None:
+    """See that the settings make sense together.
+
+    Raises:
+        PydanticCustomError: they do not; the first rule that is broken.
+    """
+    for path, reason in _problems(settings):
+        raise located(path, reason)
+
+
+def _problems(settings: TrialSettings) -> Iterator[Problem]:
+    for rule in _RULES:
+        problem = rule(settings)
+        if problem is not None:
+            yield problem
+
+
+def _mup_needs_dot(settings: TrialSettings) -> Problem | None:
+    if settings.encoder.parametrization != "mup" or settings.loss.similarity != "cosine":
+        return None
+    return ("encoder", "parametrization"), (
+        "parametrization mup with cosine similarity would shrink the embeddings that cosine rescales: "
+        "use standard, or similarity: dot"
+    )
+
+
+def _allen_zhu_needs_relu(settings: TrialSettings) -> Problem | None:
+    encoder = settings.encoder
+    if encoder.parametrization != "allen-zhu" or encoder.activation == "relu":
+        return None
+    return ("encoder", "activation"), (
+        f"{encoder.activation} with parametrization allen-zhu would see inputs of size 1/sqrt(width), where it is "
+        "linear: use relu, or parametrization standard, ntk or mup"
+    )
+
+
+def _something_is_trained(settings: TrialSettings) -> Problem | None:
+    if settings.encoder.train_hidden or settings.encoder.train_ends:
+        return None
+    return ("encoder", "train_hidden"), "false leaves nothing to train; add train_ends: true, or leave it out"
+
+
+def _one_draw_has_one_shape(settings: TrialSettings) -> Problem | None:
+    towers = settings.encoder.towers()
+    if not settings.coupling.one_draw or towers["query"] == towers["key"]:
+        return None
+    return ("encoder", "key"), (
+        f"coupling {settings.coupling.name} makes the key tower a copy of the query tower, so it cannot have another "
+        "width or depth: leave encoder.key out, or use coupling joint, alternating or frozen"
+    )
+
+
+def _supcon_needs_labels(settings: TrialSettings) -> Problem | None:
+    if "labels" not in settings.loss.needs or settings.data.has_labels:
+        return None
+    return ("loss",), (
+        f"loss {settings.loss.name} needs labels, and data source {settings.data.source} has none: use digits, or npz "
+        "or idx with labels"
+    )
+
+
+def _negatives_are_other_samples(settings: TrialSettings) -> Problem | None:
+    negatives, samples = getattr(settings.loss, "negatives", None), settings.data.samples
+    if negatives is None or negatives < samples:
+        return None
+    return ("loss", "negatives"), (
+        f"{negatives} negatives of each sample, but there are {samples - 1} other samples: write at most "
+        f"{samples - 1}, or leave it out for all"
+    )
+
+
+def _batches_draw_negatives(settings: TrialSettings) -> Problem | None:
+    if settings.optimizer.batch is None or "negatives" not in settings.loss.needs:
+        return None
+    return ("loss", "negatives"), (
+        "with batches the negatives are the rest of the batch, so a fixed draw of them makes no sense: leave "
+        "negatives out, or use the full batch"
+    )
+
+
+def _batch_fits(settings: TrialSettings) -> Problem | None:
+    batch, samples = settings.optimizer.batch, settings.data.samples
+    if batch is None or batch <= samples:
+        return None
+    return ("optimizer", "batch_size"), f"a batch of {batch} from {samples} samples: write at most {samples}"
+
+
+def _sharpness_is_for_descent(settings: TrialSettings) -> Problem | None:
+    if settings.optimizer.is_linear or settings.optimizer.learning_rate.rule != "sharpness":
+        return None
+    return ("optimizer", "learning_rate"), (
+        f"rule sharpness gives the largest stable rate of gradient descent, not of {settings.optimizer.name}: use "
+        "rule width or constant"
+    )
+
+
+_RULES: tuple[Callable[[TrialSettings], Problem | None], ...] = (
+    _mup_needs_dot,
+    _allen_zhu_needs_relu,
+    _something_is_trained,
+    _one_draw_has_one_shape,
+    _supcon_needs_labels,
+    _negatives_are_other_samples,
+    _batches_draw_negatives,
+    _batch_fits,
+    _sharpness_is_for_descent,
+)
+
+
+def parametrizations_coincide(settings: TrialSettings) -> bool:
+    """Whether all parametrizations give the same system up to the learning rate (cosine) or the scale of logits (dot).
+
+    True while the first and the last layer stay at their draw, without biases, under an optimizer whose steps scale
+    with the gradient.
+    """
+    encoder = settings.encoder
+    return not encoder.train_ends and not encoder.biases and settings.optimizer.is_linear
+
+
+COINCIDING = (
+    "encoder.parametrization: with frozen ends these cells are the same system, up to the learning rate (cosine) or "
+    "the scale of the logits (dot), so comparing them shows nothing: set encoder.train_ends: true, or keep one"
+)

@@ -1,0 +1,160 @@
+"""The pair: two stacked towers and the loss as one function of all trained weights, with its gradients.
+
+Shapes: S slots, n samples, b of them in a batch, d embedding_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from suite.data.pairs import check_views, draw_pairs
+from suite.experiment import TrialSettings
+from suite.measurement.curvature import largest_eigenvalue
+from suite.training.losses import draw_negatives
+from suite.training.towers import TOWERS, TowerSlots, TowerSpec, draw_weights
+
+
+def tower_specs(settings: TrialSettings) -> list[TowerSpec]:
+    """Shapes of the query and the key tower; only the query's, if the coupling has one tower."""
+    encoder, coupling = settings.encoder, settings.coupling
+    dims: Sequence[int | None] = (None, None)
+    if encoder.train_ends:
+        pairs = draw_pairs(settings.data, settings.seed)
+        dims = (pairs.query.shape[1], pairs.key.shape[1])
+    specs = [
+        TowerSpec(
+            index=0 if coupling.one_draw else index,
+            width=encoder.towers()[name].width,
+            depth=encoder.towers()[name].depth,
+            embedding_dim=encoder.embedding_dim,
+            parametrization=encoder.parametrization,
+            activation=encoder.activation,
+            residual=encoder.residual,
+            biases=encoder.biases,
+            train_ends=encoder.train_ends,
+            train_hidden=encoder.train_hidden,
+            linearized=encoder.linearized,
+            input_dim=dims[index],
+        )
+        for index, name in enumerate(TOWERS)
+    ]
+    return specs[:1] if coupling.one_tower else specs
+
+
+class Pair:
+    """S stacked pairs of towers. `weights` are all that is trained: the query's, the key's, the loss's own.
+
+    `parts` says which of them belong to `query`, `key` and `loss`. With one tower, the query tower sees both views.
+    """
+
+    def __init__(self, example: TrialSettings, *, slots: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._loss, self._one_tower = example.loss, example.coupling.one_tower
+        specs = tower_specs(example)
+        views = [specs[0], replace(specs[-1])] if self._one_tower else specs
+        self.towers = [
+            TowerSlots(spec, slots=slots, samples=example.data.samples, dtype=dtype, device=device) for spec in views
+        ]
+        self.scalars = {
+            name: torch.zeros(slots, 1, dtype=dtype, device=device).requires_grad_()
+            for name in example.loss.parameters()
+        }
+        self._extras: dict[str, Tensor] = {}
+        n = example.data.samples
+        if "labels" in self._loss.needs:
+            self._extras["labels"] = torch.zeros(slots, n, dtype=torch.int64, device=device)
+        if "negatives" in self._loss.needs:
+            self._extras["negatives"] = torch.eye(n, dtype=torch.bool, device=device).repeat(slots, 1, 1)
+        self._index()
+
+    def _index(self) -> None:
+        """List the weights and what goes with each."""
+        own = self.towers[:1] if self._one_tower else self.towers
+        self.weights = [w for tower in own for w in tower.weights] + list(self.scalars.values())
+        self.initial = [w for tower in own for w in tower.initial]
+        self.factors = [tower.spec.learning_rate_factor for tower in own for _ in tower.weights]
+        self.factors += [1.0] * len(self.scalars)
+        counts = [len(tower.weights) for tower in own] + [0] * (2 - len(own))
+        a, b = counts[0], counts[0] + counts[1]
+        self.parts = {"query": slice(0, a), "key": slice(a, b), "loss": slice(b, len(self.weights))}
+
+    def fill(self, slot: int, settings: TrialSettings) -> None:
+        """Put a trial at its start into a slot.
+
+        Raises:
+            ValueError: its data cannot be drawn, or one tower is to see views of unequal size.
+        """
+        pairs = draw_pairs(settings.data, settings.seed)
+        check_views(pairs, settings.coupling)
+        for tower, inputs in zip(self.towers, (pairs.query, pairs.key), strict=True):
+            tower.fill(slot, draw_weights(tower.spec, seed=settings.seed, input_dim=inputs.shape[1]), inputs)
+        with torch.no_grad():
+            for name, value in settings.loss.parameters().items():
+                self.scalars[name][slot] = value
+        if "labels" in self._extras:
+            assert pairs.labels is not None
+            self._extras["labels"][slot] = torch.from_numpy(pairs.labels)
+        if "negatives" in self._extras:
+            mask = draw_negatives(settings.seed, samples=len(pairs.query), negatives=settings.loss.negatives)
+            self._extras["negatives"][slot] = torch.from_numpy(mask)
+
+    def embeddings(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
+        """Embeddings of both views, each (S, n, d), or (S, b, d) of the samples that `rows` (S, b) picks."""
+        parts = (self.parts["query"], self.parts["query" if self._one_tower else "key"])
+        return [tower.embed(weights[part], rows) for tower, part in zip(self.towers, parts, strict=True)]
+
+    def loss(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Loss of each slot (S,), and the embeddings it is of."""
+        embeddings = self.embeddings(weights, rows)
+        return self._loss(*embeddings, **self._inputs_of_loss(weights, rows)), embeddings
+
+    def gradients(self, rows: Tensor | None = None) -> list[Tensor]:
+        """Gradient of each slot's own loss in every trained weight."""
+        return list(torch.autograd.grad(self.loss(self.weights, rows)[0].sum(), self.weights))
+
+    def diagnostics(self, embeddings: list[Tensor]) -> dict[str, Tensor]:
+        """What the loss tells of itself at these embeddings, and the share of zero embeddings; columns (S,)."""
+        dead = [(z == 0).all(-1).double().mean(-1) for z in embeddings]
+        told = self._loss.diagnostics(*embeddings, **self._inputs_of_loss(self.weights, None))
+        return {"dead_share_query": dead[0], "dead_share_key": dead[1], **told}
+
+    def _inputs_of_loss(self, weights: Sequence[Tensor], rows: Tensor | None) -> dict[str, Tensor]:
+        values = {name: w[:, 0] for name, w in zip(self.scalars, weights[self.parts["loss"]], strict=True)}
+        if "labels" in self._extras:
+            labels = self._extras["labels"]
+            values["labels"] = labels if rows is None else labels.gather(1, rows)
+        if "negatives" in self._extras:
+            values["negatives"] = self._extras["negatives"]
+        return values
+
+    def alone(self, slot: int) -> Pair:
+        """A copy of one slot as a stack of one, for work that concerns a single trial."""
+        copy = object.__new__(Pair)
+        copy._loss, copy._one_tower = self._loss, self._one_tower
+        copy.towers = [tower.alone(slot) for tower in self.towers]
+        copy.scalars = {n: s[slot : slot + 1].detach().clone().requires_grad_() for n, s in self.scalars.items()}
+        copy._extras = {name: extra[slot : slot + 1] for name, extra in self._extras.items()}
+        copy._index()
+        return copy
+
+    def hessian_product(self) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Multiplication of a flat vector by P^1/2 H P^1/2, summed over slots, and its size; for a stack of one."""
+        weights, scales = self.weights, [factor**0.5 for factor in self.factors]
+        gradients = torch.autograd.grad(self.loss(weights)[0].sum(), weights, create_graph=True)
+        sizes = [w.numel() for w in weights]
+
+        def multiply(vector: Tensor) -> Tensor:
+            parts = [s * v.view_as(w) for s, v, w in zip(scales, vector.split(sizes), weights, strict=True)]
+            products = torch.autograd.grad(gradients, weights, grad_outputs=parts, retain_graph=True)
+            return torch.cat([s * p.flatten() for s, p in zip(scales, products, strict=True)])
+
+        return multiply, sum(sizes)
+
+    def sharpness(self, slot: int) -> float:
+        """lambda_max(P^1/2 H P^1/2) of one slot at its present weights, computed outside the stack."""
+        multiply, size = self.alone(slot).hessian_product()
+        like = self.weights[0]
+        return largest_eigenvalue(multiply, size, dtype=like.dtype, device=like.device)
