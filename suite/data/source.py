@@ -41,10 +41,6 @@ class Source(Settings):
         """Whether the pairs come with the classes of their samples."""
         return False
 
-    @property
-    def has_labels(self):
-        return False
-
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Pairs:
         """Raw pairs, rows (p,) or images (height, width), before centring and scaling.
