@@ -258,8 +258,9 @@ class _Validation:
         data = _put({}, above, value) if key else self._source.data
         for problem in error.errors(include_url=False):
             path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], data)
-            within = path[len(above) :] if key and path[: len(above)] == above else ()
-            self._say((*swept, *within) or path, _words(problem, path))
+            within = path[len(above) :] if path[: len(above)] == above else ()
+            tag = (_discriminator(problem),) if problem["type"] == "union_tag_invalid" else ()
+            self._say((*swept, *within, *tag), _words(problem, path))
 
 
 def _yaml_path(loc: tuple[int | str, ...], data: Any) -> Path_:
@@ -297,8 +298,8 @@ def _steps(loc: tuple[int | str, ...]) -> Iterable[tuple[int | str, bool, list[t
 def _models_at(loc: tuple[int | str, ...]) -> list[type[BaseModel]]:
     """Classes of settings that may stand at pydantic's location."""
     models: list[type[BaseModel]] = [Experiment]
-    for _, _, models in _steps(loc):
-        pass
+    for _, _, inner in _steps(loc):
+        models = inner
     return models
 
 
@@ -368,12 +369,15 @@ def _shown(value: Any) -> str:
 
 
 def _tag_words(key: str, problem: Any) -> str:
-    context = problem.get("ctx", {})
-    tag = context.get("discriminator", "name").strip("'")
+    context, tag = problem.get("ctx", {}), _discriminator(problem)
     known = _choices(_models_at(problem["loc"]))
     if "tag" in context:
         return f"{key}: unknown {tag} {context['tag']!r}{_nearest(context['tag'], known)}"
     return f"{key}: got {_shown(problem.get('input'))}, without its {tag!r}; add one of {', '.join(known)}"
+
+
+def _discriminator(problem: Any) -> str:
+    return str(problem.get("ctx", {}).get("discriminator", "name")).strip("'")
 
 
 def _choices(models: list[type[BaseModel]]) -> list[str]:
