@@ -11,7 +11,7 @@ from suite.commits import Commit
 from suite.results import Results
 from suite.tables import Row
 from suite.tracking import Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted
-from suite.trials import ENDED, Trial, flatten
+from suite.trials import ENDED, Trial, flat_settings
 
 SUMMARY = (
     "scaled_grad_norm_sq",
@@ -128,7 +128,7 @@ class Delivery:
         return TrialUpdate(
             trial_id=trial_id,
             name=trial.name,
-            params=flatten(trial.settings),
+            params=flat_settings(trial),
             status="running" if trial_id in set(running) else known["status"],
             error=known.get("error"),
             records=[{str(key): value for key, value in record.items()} for record in records],

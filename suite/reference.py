@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from suite.data.composition import Composition
 from suite.experiment import PREDICTIONS, Experiment, TrialSettings
 from suite.loading import models_of, registry_of, setting_paths
 from suite.registry import Settings
@@ -103,11 +104,15 @@ def _field_schema(name: str, field: FieldInfo, model: type[BaseModel]) -> dict[s
     described = {"description": _one_line(field.description)} if field.description else {}
     choices, registry = models_of(field.annotation, field.metadata), registry_of(field)
     if registry is not None:
-        bare = {"enum": sorted(registry)}
-        return {
-            **described,
-            "anyOf": [_object_schema(choice) for choice in choices] + ([bare] if registry.tag == "name" else []),
-        }
+        forms = [_object_schema(choice) for choice in choices]
+        if Composition in choices:
+            forms.append(_field_schema("views", Composition.model_fields["views"], Composition))
+        bare = {"enum": sorted(choice for choice in registry if registry[choice] is not Composition)}
+        return {**described, "anyOf": [*forms, *([bare] if registry.tag == "name" else [])]}
+    if choices and get_origin(field.annotation) is tuple:
+        bare = {"enum": sorted(choice.model_fields["name"].default for choice in choices)}
+        items = {"anyOf": [*(_object_schema(choice) for choice in choices), bare]}
+        return {**described, "type": "array", "items": items, "minItems": 1}
     if choices and name != "laws":
         return (
             {**described, **_object_schema(choices[0])}
@@ -177,7 +182,10 @@ def _default(value: Any) -> str:
 def _allowed(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
     registry = registry_of(field)
     if registry is not None:
-        return " or ".join(f"`{choice}`" for choice in registry)
+        names = [f"`{choice}`" for choice in registry if registry[choice] is not Composition]
+        return " or ".join([*names, "a list of these"] if len(names) < len(list(registry)) else names)
+    if get_origin(field.annotation) is tuple and models_of(field.annotation):
+        return "a list"
     if models_of(field.annotation, field.metadata):
         return "a list of mappings" if name == "laws" else "a mapping"
     if name == "predictions":

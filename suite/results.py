@@ -22,7 +22,7 @@ from suite.commits import Address, Commit, decode
 from suite.storage import Folder
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.records import is_record_step
-from suite.trials import ENDED, Trial, flatten
+from suite.trials import ENDED, Trial, flat_settings
 
 UNPLANNED = "unplanned/"
 DESCENT_REGIME_SHARE = 0.01
@@ -228,7 +228,7 @@ class Results:
 
 def settings_row(trial: Trial) -> Row:
     """The trial's part of its row that follows from the plan: id, name and every setting by its full path."""
-    return {"trial_id": trial.trial_id, "name": trial.name, **flatten(trial.settings)}
+    return {"trial_id": trial.trial_id, "name": trial.name, **flat_settings(trial)}
 
 
 def trials_table(rows: list[Row]) -> pa.Table:

