@@ -229,7 +229,7 @@ def _name(axes: dict[str, Any], experiment: str) -> str:
 
 def _word(value: Any) -> str:
     if isinstance(value, dict):
-        return "".join(str(part) for part in value.values() if not isinstance(part, dict))
+        return "-".join(_word(part) for part in value.values() if not isinstance(part, dict))
     if isinstance(value, list):
         return "+".join(_word(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
