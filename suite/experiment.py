@@ -9,7 +9,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 import suite.data
 import suite.training.couplings
@@ -88,6 +88,10 @@ def _epsilons(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+ALONE = {"alone": True}
+"""Context of validation in which one part of the settings is checked by itself, not against the others' defaults."""
+
+
 class TrialSettings(Settings):
     """Everything that determines the numbers of one trial, and so its id."""
 
@@ -121,8 +125,9 @@ class TrialSettings(Settings):
         return epsilons
 
     @model_validator(mode="after")
-    def _compatible(self) -> TrialSettings:
-        compatibility.check(self)
+    def _compatible(self, info: ValidationInfo) -> TrialSettings:
+        if info.context != ALONE:
+            compatibility.check(self)
         return self
 
 

@@ -230,37 +230,58 @@ class _Validation:
             )
             return
         first = next(cells(experiment.sweep))
-        for place, key, index, value in self._single_values(experiment.sweep):
+        for row, places in _rows(experiment.sweep):
             try:
-                expand(experiment.model_copy(update={"sweep": {k: [v] for k, v in {**first, key: value}.items()}}))
+                expand(experiment.model_copy(update={"sweep": {k: [v] for k, v in {**first, **row}.items()}}))
             except ValidationError as error:
-                self._note(error, (*place, index), key, value)
+                self._note(error, row, places)
         if self._problems:
             return
         try:
             expand(experiment)
         except ValidationError as error:
-            self._note(error, ("sweep",))
+            self._note(error, places={"": ("sweep",)})
         except EquivalentCellsError as error:
             self._say(("sweep", "encoder.parametrization"), str(error))
 
-    def _single_values(self, sweep: dict[str, Any]) -> Iterable[tuple[Path_, str, int, Any]]:
-        for key, values in sweep.items():
-            groups = values if key == "zip" else [{key: values}]
-            for number, group in enumerate(groups):
-                for path, items in group.items():
-                    place: Path_ = ("sweep", "zip", number, path) if key == "zip" else ("sweep", path)
-                    yield from ((place, path, index, item) for index, item in enumerate(items))
-
-    def _note(self, error: ValidationError, swept: Path_ = (), key: str = "", value: Any = None) -> None:
-        """Say what pydantic found: in the file itself, or at `swept`, where the value of the axis `key` stands."""
-        above: Path_ = tuple(key.split(".")) if key else ()
-        data = _put({}, above, value) if key else self._source.data
+    def _note(
+        self, error: ValidationError, row: dict[str, Any] | None = None, places: dict[str, Path_] | None = None
+    ) -> None:
+        """Say what pydantic found: in the file itself, or at the `places` of the axes that take the values of `row`."""
+        data = self._source.data if row is None else _nested(row)
         for problem in error.errors(include_url=False):
             path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], data)
-            within = path[len(above) :] if path[: len(above)] == above else ()
             tag = (_discriminator(problem),) if problem["type"] == "union_tag_invalid" else ()
-            self._say((*swept, *within, *tag), _words(problem, path))
+            self._say((*_place(path, places), *tag), _words(problem, path))
+
+
+def _rows(sweep: dict[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, Path_]]]:
+    """Each value of each axis, or each row of axes that move together, with the places where its values stand."""
+    for key, values in sweep.items():
+        groups = values if key == "zip" else [{key: values}]
+        for number, group in enumerate(groups):
+            above: Path_ = ("sweep", "zip", number) if key == "zip" else ("sweep",)
+            for index, row in enumerate(zip(*group.values(), strict=True)):
+                yield dict(zip(group, row, strict=True)), {path: (*above, path, index) for path in group}
+
+
+def _nested(row: dict[str, Any]) -> Any:
+    """Values by their full path as the mapping that a file would hold."""
+    data: Any = {}
+    for key, value in row.items():
+        data = _put(data, tuple(key.split(".")), value)
+    return data
+
+
+def _place(path: Path_, places: dict[str, Path_] | None) -> Path_:
+    """Where a setting stands: at its path, or below the axis that it is part of, or else at the first axis."""
+    if places is None:
+        return path
+    for key, place in places.items():
+        above = tuple(key.split("."))
+        if path[: len(above)] == above:
+            return (*place, *path[len(above) :])
+    return next(iter(places.values()))
 
 
 def _yaml_path(loc: tuple[int | str, ...], data: Any) -> Path_:
