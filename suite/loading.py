@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -221,7 +222,7 @@ class _Validation:
         return list(dict.fromkeys(rounded)) if whole else rounded
 
     def _check_cells(self, experiment: Experiment) -> None:
-        """Every value of every axis by itself, for its own line; then the whole grid."""
+        """Every value of every axis in a cell that is allowed otherwise, for its own line; then the whole grid."""
         count = math.prod([len(v) for k, v in experiment.sweep.items() if k != "zip"])
         count *= math.prod([len(next(iter(g.values()))) for g in experiment.sweep.get("zip", [])])
         if count > MOST_TRIALS:
@@ -229,10 +230,17 @@ class _Validation:
                 ("sweep",), f"the sweep has {count:,} trials, and at most {MOST_TRIALS:,} are allowed; shorten an axis"
             )
             return
-        first = next(cells(experiment.sweep))
+        start = _allowed_cell(experiment)
+        if start is None:
+            start = {}
+            try:
+                _check_cell(experiment, start)
+            except ValidationError as error:
+                self._note(error)
+                return
         for row, places in _rows(experiment.sweep):
             try:
-                expand(experiment.model_copy(update={"sweep": {k: [v] for k, v in {**first, **row}.items()}}))
+                _check_cell(experiment, {**start, **row})
             except ValidationError as error:
                 self._note(error, row, places)
         if self._problems:
@@ -253,6 +261,19 @@ class _Validation:
             path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], data)
             tag = (_discriminator(problem),) if problem["type"] == "union_tag_invalid" else ()
             self._say((*_place(path, places), *tag), _words(problem, path))
+
+
+def _allowed_cell(experiment: Experiment) -> dict[str, Any] | None:
+    """The first cell of the grid whose settings go together, if there is one."""
+    for cell in cells(experiment.sweep):
+        with suppress(ValidationError):
+            _check_cell(experiment, cell)
+            return cell
+    return None
+
+
+def _check_cell(experiment: Experiment, cell: dict[str, Any]) -> None:
+    expand(experiment.model_copy(update={"sweep": {key: [value] for key, value in cell.items()}}))
 
 
 def _rows(sweep: dict[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, Path_]]]:
