@@ -9,7 +9,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 import suite.data
 import suite.training.couplings
@@ -88,6 +88,10 @@ def _epsilons(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+PART = {"of": "a trial"}
+"""Context of a validation that is of one part of a trial: whether it goes with the others is not asked."""
+
+
 class TrialSettings(Settings):
     """Everything that determines the numbers of one trial, and so its id."""
 
@@ -121,8 +125,9 @@ class TrialSettings(Settings):
         return epsilons
 
     @model_validator(mode="after")
-    def _compatible(self) -> TrialSettings:
-        compatibility.check(self)
+    def _compatible(self, info: ValidationInfo) -> TrialSettings:
+        if info.context != PART:
+            compatibility.check(self)
         return self
 
 
@@ -219,6 +224,12 @@ class Experiment(TrialSettings):
             if prediction not in PREDICTIONS:
                 raise ValueError(f"unknown prediction {prediction!r}; known are {', '.join(sorted(PREDICTIONS))}")
         return predictions
+
+    @model_validator(mode="after")
+    def _compatible(self, info: ValidationInfo) -> Experiment:
+        if not self.sweep:  # of a sweep, the cells are checked: these settings need not be one of them
+            compatibility.check(self)
+        return self
 
     @model_validator(mode="after")
     def _laws_use_thresholds(self) -> Experiment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -221,7 +222,7 @@ class _Validation:
         return list(dict.fromkeys(rounded)) if whole else rounded
 
     def _check_cells(self, experiment: Experiment) -> None:
-        """Every value of every axis by itself, for its own line; then the whole grid."""
+        """Every value of every axis in a cell that is allowed otherwise, for its own line; then the whole grid."""
         count = math.prod([len(v) for k, v in experiment.sweep.items() if k != "zip"])
         count *= math.prod([len(next(iter(g.values()))) for g in experiment.sweep.get("zip", [])])
         if count > MOST_TRIALS:
@@ -229,38 +230,77 @@ class _Validation:
                 ("sweep",), f"the sweep has {count:,} trials, and at most {MOST_TRIALS:,} are allowed; shorten an axis"
             )
             return
-        first = next(cells(experiment.sweep))
-        for place, key, index, value in self._single_values(experiment.sweep):
+        start = _allowed_cell(experiment)
+        if start is None:
+            start = {}
             try:
-                expand(experiment.model_copy(update={"sweep": {k: [v] for k, v in {**first, key: value}.items()}}))
+                _check_cell(experiment, {})
             except ValidationError as error:
-                self._note(error, (*place, index), key, value)
+                self._note(error)
+                return
+        for row in _rows(experiment.sweep):
+            try:
+                _check_cell(experiment, {**start, **{key: value for key, (_, value) in row.items()}})
+            except ValidationError as error:
+                self._note(error, row)
         if self._problems:
             return
         try:
             expand(experiment)
         except ValidationError as error:
-            self._note(error, ("sweep",))
+            self._note(error, {"": (("sweep",), self._source.data)})
         except EquivalentCellsError as error:
             self._say(("sweep", "encoder.parametrization"), str(error))
 
-    def _single_values(self, sweep: dict[str, Any]) -> Iterable[tuple[Path_, str, int, Any]]:
-        for key, values in sweep.items():
-            groups = values if key == "zip" else [{key: values}]
-            for number, group in enumerate(groups):
-                for path, items in group.items():
-                    place: Path_ = ("sweep", "zip", number, path) if key == "zip" else ("sweep", path)
-                    yield from ((place, path, index, item) for index, item in enumerate(items))
-
-    def _note(self, error: ValidationError, swept: Path_ = (), key: str = "", value: Any = None) -> None:
-        """Say what pydantic found: in the file itself, or at `swept`, where the value of the axis `key` stands."""
-        above: Path_ = tuple(key.split(".")) if key else ()
-        data = _put({}, above, value) if key else self._source.data
+    def _note(self, error: ValidationError, row: _Row | None = None) -> None:
+        """Say what pydantic found: in the file itself, or at the value of an axis in `row` that is to blame."""
+        data: Any = self._source.data if row is None else {}
+        for key, (_, value) in (row or {}).items():
+            data = _put(data, _parts(key), value)
         for problem in error.errors(include_url=False):
             path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], data)
-            within = path[len(above) :] if path[: len(above)] == above else ()
             tag = (_discriminator(problem),) if problem["type"] == "union_tag_invalid" else ()
-            self._say((*swept, *within, *tag), _words(problem, path))
+            self._say((*_place(path, row or {"": ((), data)}), *tag), _words(problem, path))
+
+
+_Row = dict[str, tuple[Path_, Any]]
+"""The place and the value of each setting that an axis sets; "" stands for the whole file."""
+
+
+def _rows(sweep: dict[str, Any]) -> Iterable[_Row]:
+    """Every value of every axis; those that move together in one row."""
+    for key, values in sweep.items():
+        groups = values if key == "zip" else [{key: values}]
+        for number, group in enumerate(groups):
+            above: Path_ = ("sweep", "zip", number) if key == "zip" else ("sweep",)
+            for index in range(len(next(iter(group.values())))):
+                yield {path: ((*above, path, index), items[index]) for path, items in group.items()}
+
+
+def _allowed_cell(experiment: Experiment) -> dict[str, Any] | None:
+    """The first cell of the grid whose settings go together, if there is one."""
+    for cell in cells(experiment.sweep):
+        with suppress(ValidationError):
+            _check_cell(experiment, cell)
+            return cell
+    return None
+
+
+def _check_cell(experiment: Experiment, cell: dict[str, Any]) -> None:
+    expand(experiment.model_copy(update={"sweep": {key: [value] for key, value in cell.items()}}))
+
+
+def _parts(key: str) -> Path_:
+    return tuple(key.split(".")) if key else ()
+
+
+def _place(path: Path_, row: _Row) -> Path_:
+    """Where a setting stands that a row sets, or else where the row's first one does."""
+    for key, (place, _) in row.items():
+        above = _parts(key)
+        if path[: len(above)] == above:
+            return (*place, *path[len(above) :])
+    return next(iter(row.values()))[0]
 
 
 def _yaml_path(loc: tuple[int | str, ...], data: Any) -> Path_:

@@ -367,6 +367,42 @@ def test_the_axis_that_makes_nonsense_of_another_setting_is_told(
     assert_refused_on_its_axis(tmp_path, base | {"sweep": {axis: values}}, 1, path, "")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sweep"),
+    [
+        ({"loss.similarity": "dot"}, {"encoder.parametrization": ["standard", "mup"], "encoder.train_ends": [True]}),
+        ({"loss.similarity": "dot"}, {"encoder.embedding_dim": [1, 2]}),
+        ({"encoder.parametrization": "mup"}, {"loss.similarity": ["dot"], "seed": [0, 1]}),
+        ({"data.samples": 99}, {"loss.negatives": [98]}),
+        ({"data.samples": 99, "optimizer": {"name": "sgd", "batch_size": 4}}, {"optimizer.batch_size": [9, 98]}),
+        ({"optimizer": {"name": "sgd", "batch_size": 9}}, {"data.samples": [9, 10]}),
+        ({}, {"zip": [{"data.samples": [10, 99], "loss.negatives": [9, 98]}]}),
+        ({}, {"zip": [{"loss": ["infonce", "spectral"], "encoder.parametrization": ["ntk", "mup"]}]}),
+        ({"coupling": "shared"}, {"zip": [{"coupling": ["frozen", "joint"], "encoder.key": [{"width": 4}, None]}]}),
+    ],
+)
+def test_cells_are_judged_as_they_are_and_not_by_what_the_sweep_replaces(tmp_path: Path, changes: Plain, sweep: Plain):
+    assert expand(read(tmp_path, changed(BASE, changes) | {"sweep": sweep})).trials
+
+
+@pytest.mark.parametrize(
+    ("changes", "sweep", "line"),
+    [
+        ({}, {"seed": [0, 1], "encoder.parametrization": ["mup", "standard"]}, "  - mup"),
+        ({}, {"seed": [0, 1], "encoder.parametrization": ["mup"]}, "  - mup"),
+        ({"encoder.parametrization": "mup"}, {"seed": [0, 1]}, "  parametrization: mup"),
+        ({}, {"zip": [{"seed": [0, 1], "loss": ["infonce", "supcn"]}]}, "    - supcn"),
+        ({}, {"zip": [{"seed": [0, 1], "encoder.parametrization": ["ntk", "mup"]}]}, "    - mup"),
+    ],
+)
+def test_the_value_to_blame_is_told_once(tmp_path: Path, changes: Plain, sweep: Plain, line: str):
+    with pytest.raises(ExperimentError) as caught:
+        read(tmp_path, changed(BASE, changes) | {"sweep": sweep})
+    (message,) = str(caught.value).splitlines()
+    number = (tmp_path / "x.yaml").read_text().splitlines().index(line) + 1
+    assert message.startswith(f"{tmp_path}/x.yaml:{number}: ")
+
+
 def losses(folder: Path, data: Plain) -> list[float]:
     """The loss at each record of 20 steps, in float64."""
     (trial,) = expand(read(folder, data | {"precision": "float64"})).trials
@@ -407,7 +443,7 @@ def test_parametrizations_are_not_swept_where_they_are_one_system(tmp_path: Path
         ({"encoder.biases": True}, ("allen-zhu", "standard", "ntk")),
         ({"loss": {"name": "sigmoid", "trainable": True}}, ("allen-zhu", "standard")),
         ({"loss": "spectral"}, ("allen-zhu", "standard")),
-        ({"loss.similarity": "dot", "encoder.key": {"width": 5}}, ("standard", "mup")),
+        ({"loss": {"name": "infonce", "similarity": "dot"}, "encoder.key": {"width": 5}}, ("standard", "mup")),
     ],
 )
 def test_parametrizations_are_swept_where_they_are_several_systems(
