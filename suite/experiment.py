@@ -88,8 +88,8 @@ def _epsilons(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-PART = {"of": "a trial"}
-"""Context of a validation that is of one part of a trial: whether it goes with the others is not asked."""
+ALONE = {"alone": True}
+"""Context of validation in which one part of the settings is checked by itself, not against the others' defaults."""
 
 
 class TrialSettings(Settings):
@@ -126,7 +126,7 @@ class TrialSettings(Settings):
 
     @model_validator(mode="after")
     def _compatible(self, info: ValidationInfo) -> TrialSettings:
-        if info.context != PART:
+        if info.context != ALONE:
             compatibility.check(self)
         return self
 

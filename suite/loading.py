@@ -234,47 +234,33 @@ class _Validation:
         if start is None:
             start = {}
             try:
-                _check_cell(experiment, {})
+                _check_cell(experiment, start)
             except ValidationError as error:
                 self._note(error)
                 return
-        for row in _rows(experiment.sweep):
+        for row, places in _rows(experiment.sweep):
             try:
-                _check_cell(experiment, {**start, **{key: value for key, (_, value) in row.items()}})
+                _check_cell(experiment, {**start, **row})
             except ValidationError as error:
-                self._note(error, row)
+                self._note(error, row, places)
         if self._problems:
             return
         try:
             expand(experiment)
         except ValidationError as error:
-            self._note(error, {"": (("sweep",), self._source.data)})
+            self._note(error, places={"": ("sweep",)})
         except EquivalentCellsError as error:
             self._say(("sweep", "encoder.parametrization"), str(error))
 
-    def _note(self, error: ValidationError, row: _Row | None = None) -> None:
-        """Say what pydantic found: in the file itself, or at the value of an axis in `row` that is to blame."""
-        data: Any = self._source.data if row is None else {}
-        for key, (_, value) in (row or {}).items():
-            data = _put(data, _parts(key), value)
+    def _note(
+        self, error: ValidationError, row: dict[str, Any] | None = None, places: dict[str, Path_] | None = None
+    ) -> None:
+        """Say what pydantic found: in the file itself, or at the `places` of the axes that take the values of `row`."""
+        data = self._source.data if row is None else _nested(row)
         for problem in error.errors(include_url=False):
             path = problem.get("ctx", {}).get("path") or _yaml_path(problem["loc"], data)
             tag = (_discriminator(problem),) if problem["type"] == "union_tag_invalid" else ()
-            self._say((*_place(path, row or {"": ((), data)}), *tag), _words(problem, path))
-
-
-_Row = dict[str, tuple[Path_, Any]]
-"""The place and the value of each setting that an axis sets; "" stands for the whole file."""
-
-
-def _rows(sweep: dict[str, Any]) -> Iterable[_Row]:
-    """Every value of every axis; those that move together in one row."""
-    for key, values in sweep.items():
-        groups = values if key == "zip" else [{key: values}]
-        for number, group in enumerate(groups):
-            above: Path_ = ("sweep", "zip", number) if key == "zip" else ("sweep",)
-            for index in range(len(next(iter(group.values())))):
-                yield {path: ((*above, path, index), items[index]) for path, items in group.items()}
+            self._say((*_place(path, places), *tag), _words(problem, path))
 
 
 def _allowed_cell(experiment: Experiment) -> dict[str, Any] | None:
@@ -290,17 +276,33 @@ def _check_cell(experiment: Experiment, cell: dict[str, Any]) -> None:
     expand(experiment.model_copy(update={"sweep": {key: [value] for key, value in cell.items()}}))
 
 
-def _parts(key: str) -> Path_:
-    return tuple(key.split(".")) if key else ()
+def _rows(sweep: dict[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, Path_]]]:
+    """Each value of each axis, or each row of axes that move together, with the places where its values stand."""
+    for key, values in sweep.items():
+        groups = values if key == "zip" else [{key: values}]
+        for number, group in enumerate(groups):
+            above: Path_ = ("sweep", "zip", number) if key == "zip" else ("sweep",)
+            for index, row in enumerate(zip(*group.values(), strict=True)):
+                yield dict(zip(group, row, strict=True)), {path: (*above, path, index) for path in group}
 
 
-def _place(path: Path_, row: _Row) -> Path_:
-    """Where a setting stands that a row sets, or else where the row's first one does."""
-    for key, (place, _) in row.items():
-        above = _parts(key)
+def _nested(row: dict[str, Any]) -> Any:
+    """Values by their full path as the mapping that a file would hold."""
+    data: Any = {}
+    for key, value in row.items():
+        data = _put(data, tuple(key.split(".")), value)
+    return data
+
+
+def _place(path: Path_, places: dict[str, Path_] | None) -> Path_:
+    """Where a setting stands: at its path, or below the axis that it is part of, or else at the first axis."""
+    if places is None:
+        return path
+    for key, place in places.items():
+        above = tuple(key.split("."))
         if path[: len(above)] == above:
             return (*place, *path[len(above) :])
-    return next(iter(row.values()))[0]
+    return next(iter(places.values()))
 
 
 def _yaml_path(loc: tuple[int | str, ...], data: Any) -> Path_:

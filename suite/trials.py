@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from suite.compatibility import COINCIDING, parametrizations_coincide
-from suite.experiment import PART, Budget, Experiment, TrialSettings
+from suite.experiment import ALONE, Budget, Experiment, TrialSettings
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
@@ -133,7 +133,7 @@ class _Builder:
             plain = _given(present)
             for path, value in sorted(changes.items(), key=lambda item: item[0].count(".")):
                 plain = _put(plain, path.split(".")[1:], value)
-            self._parts[key] = getattr(TrialSettings.model_validate({name: plain}, context=PART), name)
+            self._parts[key] = getattr(TrialSettings.model_validate({name: plain}, context=ALONE), name)
         return self._parts[key]
 
 
