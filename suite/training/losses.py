@@ -64,6 +64,11 @@ class Loss(Settings):
         """What else a call takes by keyword: `labels` int64 (S, n), `negatives` bool (S, n, n) of `draw_negatives`."""
         return frozenset()
 
+    @property
+    def num_negatives(self) -> int | None:
+        """How many others each anchor is compared with, where they are drawn; None for all, or for those of a batch."""
+        return None
+
     def parameters(self) -> dict[str, float]:
         """Trained scalars by name, at their start; a call takes each by keyword as (S,)."""
         return {}
@@ -186,6 +191,11 @@ class InfoNCE(Loss):
     """Average both directions, query to key and key to query, as CLIP does (Radford et al. 2021, fig. 3)."""
     negatives: int | None = Field(default=None, ge=1)
     """Other samples that each anchor is compared with, drawn once for a trial; left out, all of them."""
+
+    @property
+    def num_negatives(self) -> int | None:
+        """As the settings say."""
+        return self.negatives
 
     @property
     def needs(self) -> frozenset[str]:
