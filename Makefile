@@ -4,16 +4,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -m "not cluster"
+	$(BIN)/python -m pytest -q -m "not cluster and not slow"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -m cluster
+
+test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
+	$(BIN)/python -m pytest -q -m slow
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -34,6 +34,8 @@ def measure(settings: TrialSettings, *, num_trials: int, threads: int, device: s
     for number in CANDIDATE_SLOTS:
         if best is not None and (number > num_trials or number * each > limit):
             break
+        if best is not None and best.seconds_per_step > MEASURE_SECONDS:
+            break  # so long a step gains nothing from company
         seconds = _seconds_per_step(settings, slots=number, device=device)
         if best is not None and seconds > WORTHWHILE * best.seconds_per_step:
             break
@@ -48,12 +50,17 @@ def _seconds_per_step(settings: TrialSettings, *, slots: int, device: str) -> fl
     lane = Lane(settings, slots=slots, budget=budget, stop_below=0, device=torch.device(device))
     for slot in range(slots):
         lane.fill(slot, settings)
+    began = time.perf_counter()
     lane.advance(2)
+    lane.active.tolist()  # waits for a device that works ahead
+    warming = (time.perf_counter() - began) / (2 * slots)
+    if warming > MEASURE_SECONDS:
+        return warming
     length, best, until = 2, float("inf"), time.perf_counter() + MEASURE_SECONDS
     while True:
         began = time.perf_counter()
         lane.advance(length)
-        lane.active.tolist()  # waits for a device that works ahead
+        lane.active.tolist()
         took = time.perf_counter() - began
         best = min(best, took / (length * slots))
         if time.perf_counter() > until:

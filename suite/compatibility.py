@@ -85,7 +85,7 @@ def _supcon_needs_labels(settings: TrialSettings) -> Problem | None:
 
 
 def _negatives_are_other_samples(settings: TrialSettings) -> Problem | None:
-    negatives, samples = getattr(settings.loss, "negatives", None), settings.data.samples
+    negatives, samples = settings.loss.num_negatives, settings.data.samples
     if negatives is None or negatives < samples:
         return None
     return ("loss", "negatives"), (

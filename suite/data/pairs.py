@@ -54,6 +54,8 @@ def _unit_rows(view: np.ndarray, source: Source, tower: str) -> np.ndarray:
     view = view.reshape(len(view), -1)
     if source.center:
         view = view - view.mean(axis=0)
+    if source.whiten:
+        view = _whitened(view)
     norms = np.linalg.norm(view, axis=1, keepdims=True)
     vanishing = norms[:, 0] <= 1e-12 * max(norms.max(), 1.0)
     if vanishing.any():
@@ -63,3 +65,10 @@ def _unit_rows(view: np.ndarray, source: Source, tower: str) -> np.ndarray:
             "remove these rows or choose other views" + (" or center: false" if source.center else "")
         )
     return view / norms
+
+
+def _whitened(view: np.ndarray) -> np.ndarray:
+    """Rows (n, p) turned so that their second moments are those of a projection: directions without any stay 0."""
+    left, sizes, right = np.linalg.svd(view, full_matrices=False)
+    kept = sizes > 1e-10 * sizes.max(initial=0)
+    return len(view) ** 0.5 * left[:, kept] @ right[kept]

@@ -33,6 +33,8 @@ class Source(Settings):
     center: bool = False
     """Subtract each view's mean over the samples before scaling rows to norm 1. All-positive inputs have tiny
     angles between them, and then no width becomes stationary in reasonable time."""
+    whiten: bool = False
+    """Give every principal direction of each view's samples the same variance, after centring if any."""
     shuffled_positives: bool = False
     """Pair the views at random: the control in which positives mean nothing. The views and labels stay the same."""
 

@@ -36,8 +36,10 @@ class Sphere(Source):
             raise located(
                 ("data", "samples"), f"separation plants pairs of points, so samples must be even; got {self.samples}"
             )
-        if self.center:
-            raise located(("data", "center"), "centring would change the distances that separation sets; leave it out")
+        for name in ("center", "whiten"):
+            if getattr(self, name):
+                words = f"{name} would change the distances that separation sets; leave it out"
+                raise located(("data", name), words)
         if self.views.noise >= self.separation / 4:
             field, view = _noisiest(self.views)
             given = f"has {self.views.noise:g}" if np.isfinite(view.noise) else "does more than add noise"

@@ -320,3 +320,20 @@ def test_npz_labels_that_cannot_be_used(tmp_path: Path, labels: np.ndarray | Non
         draw_pairs(Npz(path=str(tmp_path / "x.npz"), labels="kinds", samples=5), 1)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("samples", [20, 200])
+def test_whitening_gives_all_directions_of_the_samples_one_variance(samples: int):
+    from suite.data import pairs
+
+    view = np.random.default_rng(0).normal(size=(samples, 32)) @ np.diag(np.geomspace(1, 50, 32))
+    centred = view - view.mean(0)
+    white = pairs._whitened(centred)
+    values = np.linalg.eigvalsh(white.T @ white / samples)
+    rank = min(samples - 1, 32)
+    np.testing.assert_allclose(values[-rank:], 1, rtol=1e-9)
+    np.testing.assert_allclose(values[:-rank], 0, atol=1e-9)
+    np.testing.assert_allclose(pairs._whitened(white), white, atol=1e-9)  # twice is once
+    drawn = draw_pairs(Digits(samples=samples, whiten=True), 0)
+    np.testing.assert_allclose(np.linalg.norm(drawn.query, axis=1), 1, rtol=1e-12)
+    assert not np.allclose(drawn.query, draw_pairs(Digits(samples=samples), 0).query)
