@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis.frames import Results, passage_frame
-from analysis.laws_of_sweep import WORDS, SweepFit, number, short, word
-from analysis.thresholds import main_axes, stationary_shares
+from analysis.frames import Results, law_frame, passage_frame
+from analysis.laws_of_sweep import WORDS, SweepFit, number
+from analysis.layout import Group, groups, main_axes, short
+from analysis.scales import Scale, readable_log, scale_of
+from analysis.thresholds import stationary_shares
 
 FORMATS = ("svg", "png", "pdf")
 MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
 MARKERS = "osD^vPX*"
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+"""A legend to the right of its panel."""
 
 
 @contextmanager
@@ -55,26 +60,94 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         figure.savefig(folder / f"{name}.{kind}", dpi=160, metadata=undated)
 
 
-def curves(results: Results) -> Figure | None:
-    """Scaled G against step by width: median over seeds with their range, one panel per value of the other axes."""
+@dataclass(frozen=True)
+class Layout:
+    """What lies along x, and the groups that have a colour or a panel each."""
+
+    scale: Scale | None
+    """None where only seeds are swept."""
+    groups: list[Group]
+    legend: str
+    """Title of the legend: the setting that makes the groups, if it is one; else empty."""
+
+    def label(self, group: Group) -> str:
+        """The group under the legend's title."""
+        return group.title.removeprefix(f"{self.legend} ")
+
+    def styled(self) -> Iterator[tuple[int, Group, Any, str]]:
+        """Index, group, colour and marker."""
+        colors = sns.color_palette("colorblind", len(self.groups))
+        for index, (group, color, marker) in enumerate(zip(self.groups, colors, MARKERS, strict=False)):
+            yield index, group, color, marker
+
+
+def layout_of(results: Results) -> Layout:
+    """The numeric axis along x, or the first axis of words if there is none; the others make groups, the first few."""
     axis, others = main_axes(results)
-    columns = ["trial_id", *([axis] if axis else []), *others]
+    if axis is None and others:
+        axis, *others = others
+    found = groups(results, others)[:MOST_GROUPS]
+    named = len(others) == 1 and all(group.title.startswith(f"{short(others[0])} ") for group in found)
+    return Layout(None if axis is None else scale_of(results, axis), found, short(others[0]) if named else "")
+
+
+def num_hidden_groups(results: Results) -> int:
+    """Groups that the figures leave out, because they are too many."""
+    axis, others = main_axes(results)
+    others = others[1:] if axis is None else others
+    return max(0, len(groups(results, others)) - MOST_GROUPS)
+
+
+def curves(results: Results) -> Figure | None:
+    """Scaled G against step by the value along x: median over seeds with their range, one panel per group."""
+    layout = layout_of(results)
+    scale = layout.scale
+    columns = ["trial_id", *([scale.axis] if scale else []), *layout.groups[0].values]
     frame = results.records.merge(results.trials[columns], on="trial_id")
     frame = frame[(frame.step > 0) & (frame.scaled_grad_norm_sq > 0)]
-    if frame.empty:
+    panels = [(group, part) for group in layout.groups if len(part := group.of(frame))]
+    if not panels:
         return None
-    panels = _groups(frame, others)
-    figure, axes = plt.subplots(1, len(panels), figsize=(1.2 + 3.3 * len(panels), 3.4), sharey=True, squeeze=False)
-    for ax, (title, part) in zip(axes[0], panels, strict=True):
-        values = sorted(part[axis].unique()) if axis else [None]
-        for value, color in zip(values, _ramp(len(values)), strict=True):
-            _band(ax, part if value is None else part[part[axis] == value], color, word(value))
+    width = len(panels) if len(panels) <= 3 else -(-len(panels) // 2)
+    height = -(-len(panels) // width)
+    size = (1.6 + 3.3 * width, 0.4 + 3.0 * height)
+    figure, axes = plt.subplots(height, width, figsize=size, sharex=True, sharey=True, squeeze=False)
+    colors = _ramp(len(scale.values), ordered=scale.is_numeric) if scale else _ramp(1, ordered=True)
+    for ax, (group, part) in zip(axes.flat, panels, strict=False):
+        for value, label, color in zip(
+            *((scale.values, scale.words) if scale else ([None], [""])), colors, strict=True
+        ):
+            some = part if scale is None else part[part[scale.axis] == value]
+            if len(some):
+                _band(ax, some, color, label)
         ax.axhline(results.experiment["stationary_below"], color="0.35", linestyle=":", linewidth=1)
-        ax.set(xscale="log", yscale="log", xlabel="step", title=title)
-    axes[0][0].set_ylabel("scaled squared gradient norm G")
-    if axis:
-        axes[0][-1].legend(title=short(axis), loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.set(xscale="log", yscale="log", title=_wrapped(group.title))
+    _outer_labels(axes, len(panels), "step", "scaled squared gradient norm G")
+    if scale:
+        handles, texts = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, texts, title=short(scale.axis), loc="outside right center")
     return figure
+
+
+def _along(scale: Scale | None, part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows at each value along x, with its word."""
+    if scale is None:
+        return [("", part)]
+    return [(label, part[part[scale.axis] == value]) for value, label in zip(scale.values, scale.words, strict=True)]
+
+
+def _outer_labels(axes: Any, used: int, x: str, y: str) -> None:
+    """Labels at the left and the lower edge of a grid of panels, of which the last may be unused."""
+    height, width = axes.shape
+    for index, ax in enumerate(axes.flat):
+        if index >= used:
+            ax.set_axis_off()
+            continue
+        if index + width >= used:
+            ax.set_xlabel(x)
+            ax.tick_params(labelbottom=True)
+        if index % width == 0:
+            ax.set_ylabel(y if height == 1 else y.replace(" gradient", "\ngradient"))
 
 
 def _band(ax: Axes, part: pd.DataFrame, color: Any, label: str) -> None:
@@ -85,47 +158,53 @@ def _band(ax: Axes, part: pd.DataFrame, color: Any, label: str) -> None:
 
 
 def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
-    """T(eps) in steps against width by depth; open triangles mark trials that did not get there in their budget."""
-    axis, others = main_axes(results)
-    if axis is None or results.passages.empty:
+    """T(eps) in steps along x by group; open triangles mark trials that did not get there in their budget."""
+    layout = layout_of(results)
+    if layout.scale is None or results.passages.empty:
         return None
-    epsilon = shown_epsilon(results, fits)
-    frame = passage_frame(results, epsilon=[epsilon], among="finished")
+    shown = shown_threshold(results, fits)
+    frame = passage_frame(results, epsilon=[shown.epsilon], relative=shown.relative, among="finished")
     if frame.empty:
         return None
-    figure, ax = plt.subplots(figsize=(5.4, 3.6))
-    for (title, part), color, marker in _styled(_groups(frame, others)):
-        reached = part[~part.censored]
-        middle = reached.groupby(axis).steps_to_stationarity.median()
-        ax.plot(middle.index, middle, color=color, linewidth=1.2)
-        ax.scatter(
-            reached[axis], reached.steps_to_stationarity, color=color, marker=marker, s=22, label=title or "trials"
-        )
-        _censored_marks(ax, part[part.censored], axis, color)
+    scale = layout.scale
+    figure, ax = plt.subplots(figsize=_size(layout))
+    for index, group, color, marker in layout.styled():
+        part = group.of(frame)
+        reached, missed = part[~part.censored], part[part.censored]
+        _medians(ax, layout, reached, "steps_to_stationarity", index, color)
+        style: dict[str, Any] = {"s": 22, "marker": marker, "label": layout.label(group) or "trials"}
+        at = scale.at(reached[scale.axis], index, len(layout.groups))
+        ax.scatter(at, reached.steps_to_stationarity, color=color, **style)
+        at = scale.at(missed[scale.axis], index, len(layout.groups))
+        ax.scatter(at, missed.steps_to_stationarity, facecolors="none", edgecolors=[color], marker="^", s=34)
     if frame.censored.any():
         ax.scatter([], [], facecolors="none", edgecolors="0.3", marker="^", s=34, label="not reached")
-    ax.set(yscale="log", ylabel=f"steps until G ≤ {epsilon:g}", xlabel=short(axis))
-    _value_ticks(ax, results.trials[axis])
-    _readable_log(ax)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set(yscale="log", ylabel=f"steps until {shown.condition}")
+    scale.draw(ax)
+    readable_log(ax)
+    ax.legend(title=layout.legend or None, **BESIDE)
     return figure
 
 
-def _censored_marks(ax: Axes, part: pd.DataFrame, axis: str, color: Any) -> None:
-    style: dict[str, Any] = {"facecolors": "none", "edgecolors": [color], "marker": "^", "s": 34}
-    ax.scatter(part[axis], part.steps_to_stationarity, **style)
+def _medians(ax: Axes, layout: Layout, part: pd.DataFrame, column: str, index: int, color: Any) -> None:
+    """A line through the medians over seeds; words along x have none between them."""
+    scale = layout.scale
+    assert scale is not None
+    if scale.is_numeric:
+        middle = part.groupby(scale.axis)[column].median()
+        ax.plot(scale.at(list(middle.index), index, len(layout.groups)), middle, color=color, linewidth=1.2)
 
 
 def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
     """Fitted laws of one variable with the interval of their median, over the points they are fitted to."""
     shown: dict[str, list[SweepFit]] = {}
     for fitted in fits:
-        if fitted.fit is not None and len(fitted.x) == 1 and fitted.x[0] != "epsilon":
+        if fitted.fit is not None and len(fitted.x) == 1:
             shown.setdefault(fitted.title, []).append(fitted)
     if not shown:
         return None
     titles = list(shown)[:MOST_GROUPS]
-    columns = min(2, len(titles))
+    columns = min(2, len(titles)) if len(titles) <= 4 else 3
     rows = -(-len(titles) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.3 * columns, 3.1 * rows), squeeze=False)
     for ax, title in zip(axes.flat, titles, strict=False):
@@ -136,11 +215,8 @@ def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
 
 
 def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> None:
-    from analysis.frames import law_frame
-
     first = fits[0]
-    frame = law_frame(results, first.spec)
-    frame = frame if first.by is None else frame[frame[first.by] == first.group]
+    frame = first.group.of(law_frame(results, first.spec))
     x = first.x[0]
     censored = frame.get("censored", pd.Series(False, frame.index))
     ax.scatter(frame[x][~censored], frame[first.y][~censored], color="0.25", s=16, zorder=3)
@@ -153,115 +229,114 @@ def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> 
         label = fitted.spec["law"] if a is None else f"{fitted.spec['law']}, a = {number(a)}"
         ax.plot(grid, fitted.fit.predict({x: grid}), color=color, label=label)
         ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
-    ax.set(yscale="log", title=title, xlabel=short(x), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
-    _value_ticks(ax, frame[x])
-    _readable_log(ax)
+    ax.set(yscale="log", title=_wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
+    values = sorted(frame[x].unique().tolist())
+    Scale("ε" if x == "epsilon" else x, values, [], True).draw(ax)
+    readable_log(ax)
     ax.legend(fontsize="small")
 
 
 def displacement(results: Results) -> Figure | None:
-    """How far weights moved by the end of training, against width by depth, with the slope in the legend."""
-    axis, others = main_axes(results)
-    frame = results.trials[results.trials.status == "finished"]
-    if axis is None or frame.empty or not (frame.displacement > 0).any():
+    """How far weights moved by the end of training, along x by group, with the slope in the legend."""
+    layout = layout_of(results)
+    frame = results.trials[(results.trials.status == "finished") & (results.trials.displacement > 0)]
+    if layout.scale is None or frame.empty:
         return None
-    figure, ax = plt.subplots(figsize=(5.4, 3.6))
-    for (title, part), color, marker in _styled(_groups(frame[frame.displacement > 0], others)):
-        slope = ""
-        settled = part[part.descent_regime.fillna(False).astype(bool)]
-        if settled[axis].nunique() >= 2 and (settled[axis] > 0).all():
-            value = np.polyfit(np.log(settled[axis].astype(float)), np.log(settled.displacement), 1)[0]
-            slope = f"slope {number(value)} in the descent regime"
-        middle = part.groupby(axis).displacement.median()
-        ax.plot(middle.index, middle, color=color, linewidth=1.2)
-        label = "\n".join(words for words in (title, slope) if words) or "trials"
-        ax.scatter(part[axis], part.displacement, color=color, marker=marker, s=22, label=label)
-    ax.set(yscale="log", xlabel=short(axis), ylabel="displacement of trained weights (Frobenius)")
-    _value_ticks(ax, results.trials[axis])
-    _readable_log(ax)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    scale = layout.scale
+    figure, ax = plt.subplots(figsize=_size(layout, extra=1.4))
+    for index, group, color, marker in layout.styled():
+        part = group.of(frame)
+        if part.empty:
+            continue
+        _medians(ax, layout, part, "displacement", index, color)
+        label = "\n".join(words for words in (layout.label(group), _slope(part, scale)) if words) or "trials"
+        at = scale.at(part[scale.axis], index, len(layout.groups))
+        ax.scatter(at, part.displacement, color=color, marker=marker, s=22, label=label)
+    ax.set(yscale="log", ylabel="displacement of trained weights (Frobenius)")
+    scale.draw(ax)
+    readable_log(ax)
+    ax.legend(title=layout.legend or None, **BESIDE)
     return figure
+
+
+def _slope(part: pd.DataFrame, scale: Scale) -> str:
+    """The exponent of displacement in the descent regime, where three values or more set it."""
+    settled = part[part.descent_regime.fillna(False).astype(bool)]
+    if not scale.is_log or settled[scale.axis].nunique() < 3:
+        return ""
+    value = np.polyfit(np.log(settled[scale.axis].astype(float)), np.log(settled.displacement), 1)[0]
+    return f"slope {number(value)} in the descent regime"
 
 
 def shares(results: Results) -> Figure | None:
-    """Share of stationary trials, and of steps that violate descent, against width by depth."""
-    axis, others = main_axes(results)
-    if axis is None:
+    """Share of stationary trials, and of steps that violate descent, along x by group."""
+    layout = layout_of(results)
+    if layout.scale is None:
         return None
-    frame = stationary_shares(results, [*others, axis])
+    scale, count = layout.scale, len(layout.groups)
+    frame = stationary_shares(results, [*layout.groups[0].values, scale.axis])
     if frame.empty:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
+    width, height = _size(layout)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(width + 4.4, height))
     ended = results.trials[results.trials.violating_share.notna()]
-    violations = dict(_groups(ended, others))
-    for (title, part), color, marker in _styled(_groups(frame, others)):
-        part = part.sort_values(axis)
+    line = "-" if scale.is_numeric else ""
+    for index, group, color, marker in layout.styled():
+        style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "capsize": 3}
+        part = group.of(frame)
+        part = part.sort_values(scale.axis) if scale.is_numeric else part
         errors = np.abs(np.stack([part.share - part.low, part.high - part.share]))
-        left.errorbar(part[axis], part.share, yerr=errors, color=color, marker=marker, capsize=3, label=title or None)
-        if title in violations:
-            middle = violations[title].groupby(axis).violating_share.agg(["min", "median", "max"])
-            right.plot(middle.index, middle["median"], color=color, marker=marker, label=title or None)
-            right.fill_between(middle.index, middle["min"], middle["max"], color=color, alpha=0.2, linewidth=0)
-    left.set(ylabel="share of stationary trials", ylim=(-0.04, 1.04), xlabel=short(axis))
-    right.set(ylabel="share of steps violating descent", ylim=(-0.04, 1.04), xlabel=short(axis))
+        left.errorbar(scale.at(part[scale.axis], index, count), part.share, yerr=errors, **style)
+        spread = group.of(ended).groupby(scale.axis).violating_share.agg(["min", "median", "max"])
+        errors = np.stack([spread["median"] - spread["min"], spread["max"] - spread["median"]])
+        at = scale.at(list(spread.index), index, count)
+        right.errorbar(at, spread["median"], yerr=errors, label=layout.label(group), **style)
+    left.set(ylabel="share of stationary trials", ylim=(-0.04, 1.04))
+    right.set(ylabel="share of steps violating descent", ylim=(-0.04, 1.04))
     for ax in (left, right):
-        _value_ticks(ax, results.trials[axis])
-    if others:
-        right.legend()
+        scale.draw(ax)
+    if count > 1:
+        right.legend(title=layout.legend or None, **BESIDE)
     return figure
 
 
-def shown_epsilon(results: Results, fits: list[SweepFit]) -> float:
+@dataclass(frozen=True)
+class Shown:
+    """The threshold that a figure shows."""
+
+    epsilon: float
+    relative: bool
+
+    @property
+    def condition(self) -> str:
+        """When it is passed."""
+        return f"G ≤ {self.epsilon:g}" + (" of its largest" if self.relative else "")
+
+
+def shown_threshold(results: Results, fits: list[SweepFit]) -> Shown:
     """The threshold to draw: the first that a law names, else the smallest that most trials reach."""
-    named = [epsilon for fitted in fits for epsilon in fitted.spec.get("epsilon") or []]
-    if named:
-        return float(named[0])
+    for fitted in fits:
+        for epsilon in fitted.spec.get("epsilon") or []:
+            return Shown(float(epsilon), bool(fitted.spec.get("relative")))
     absolute = results.passages[~results.passages.relative.astype(bool)]
     reached = absolute.groupby("epsilon").reached.mean()
     most = reached[reached >= 0.5]
-    return float(most.index.min() if len(most) else absolute.epsilon.max())
+    return Shown(float(most.index.min() if len(most) else absolute.epsilon.max()), False)
 
 
-def _groups(frame: pd.DataFrame, others: list[str]) -> list[tuple[str, pd.DataFrame]]:
-    """Parts by the values of the other axes, with their titles; the first few if there are many."""
-    if not others:
-        return [("", frame)]
-    parts = frame.groupby(others[0] if len(others) == 1 else others, observed=True)
-    named = [(values if isinstance(values, tuple) else (values,), part) for values, part in parts]
-    titled = [(", ".join(f"{short(a)} {word(v)}" for a, v in zip(others, vs, strict=True)), p) for vs, p in named]
-    return titled[:MOST_GROUPS]
+def _size(layout: Layout, *, extra: float = 0.0) -> tuple[float, float]:
+    """Room for the panel and for a legend beside it."""
+    longest = max((len(group.title) for group in layout.groups), default=0)
+    words = 0 if layout.scale is None or layout.scale.is_numeric else max(0, len(layout.scale.values) - 4)
+    return 4.6 + 0.8 * words + min(3.0, 0.09 * longest) + extra, 3.6
 
 
-def _styled(groups: list[tuple[str, pd.DataFrame]]) -> list[tuple[tuple[str, pd.DataFrame], Any, str]]:
-    return list(zip(groups, sns.color_palette("colorblind", len(groups)), MARKERS, strict=False))
+def _wrapped(title: str) -> str:
+    return textwrap.fill(title, 44)
 
 
-def _ramp(count: int) -> list[Any]:
-    return list(sns.color_palette("viridis_r", count + 1))[1:]
-
-
-def _value_ticks(ax: Axes, column: pd.Series[Any]) -> None:
-    """A tick at each value of the sweep; a log axis where all are positive and span more than a factor of four."""
-    values = sorted(column.dropna().unique().tolist())
-    if values[0] > 0 and values[-1] >= 3 * values[0]:
-        ax.set_xscale("log")
-    ticks = values if len(values) <= 10 else values[:: -(-len(values) // 10)]
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}"))
-
-
-def _readable_log(ax: Axes) -> None:
-    """Plain numbers on a log axis that spans less than two decades."""
-    low, high = ax.get_ylim()
-    if not (low > 0 and high / low < 100):
-        return
-    coarse, fine = (1, 1.5, 2, 3, 5, 7), tuple(k / 10 for k in range(10, 100))
-    inside: list[float] = []
-    for multiples in (coarse, fine[::2], fine):
-        if len(inside) < 4:
-            inside = [m * 10.0**k for k in range(-12, 13) for m in multiples if low <= m * 10.0**k <= high]
-    inside = inside[:: -(-len(inside) // 8)]
-    ax.yaxis.set_major_locator(FixedLocator(inside))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}"))
+def _ramp(count: int, *, ordered: bool) -> list[Any]:
+    """Colours from light to dark for numbers, distinct ones for words."""
+    return (
+        list(sns.color_palette("viridis_r", count + 1))[1:] if ordered else list(sns.color_palette("colorblind", count))
+    )

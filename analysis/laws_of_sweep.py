@@ -11,13 +11,16 @@ import pandas as pd
 
 from analysis.fitting import Estimate, Fit, fit_law
 from analysis.frames import Results, law_frame, resolve_axis
+from analysis.layout import Group, groups, short
 
 FITS_VERSION = 1
 WORDS = {
     "steps_to_stationarity": "T(ε) in steps",
     "time_to_stationarity": "T(ε) in ηt",
     "displacement": "displacement",
+    "relative_displacement": "relative displacement",
     "scaled_grad_norm_sq": "scaled G",
+    "running_min_scaled_grad_norm_sq": "min scaled G",
 }
 
 
@@ -28,8 +31,8 @@ class SweepFit:
     spec: dict[str, Any]
     y: str
     x: tuple[str, ...]
-    by: str | None
-    group: Any
+    group: Group
+    """Fitted to these trials: the values of the columns in `by`; all where the law has none."""
     fit: Fit | None
     reason: str
 
@@ -38,10 +41,14 @@ class SweepFit:
         """What is fitted, for people: T(ε) in steps, ε = 0.001, depth 2."""
         parts = [WORDS.get(self.spec["y"], self.spec["y"])]
         if self.spec.get("epsilon") and "epsilon" not in self.x:
-            parts.append("ε = " + ", ".join(f"{epsilon:g}" for epsilon in self.spec["epsilon"]))
-        if self.by is not None:
-            parts.append(f"{short(self.by)} {word(self.group)}")
-        return ", ".join(parts)
+            level = " of the largest G" if self.spec.get("relative") else ""
+            parts.append("ε = " + ", ".join(f"{epsilon:g}" for epsilon in self.spec["epsilon"]) + level)
+        return ", ".join([*parts, self.group.title] if self.group.title else parts)
+
+    @property
+    def law_words(self) -> str:
+        """The law and its variables: power in width."""
+        return f"{self.spec['law']} in {', '.join('ε' if x == 'epsilon' else short(x) for x in self.x)}"
 
     def sentence(self) -> str:
         """The answer in one sentence."""
@@ -58,7 +65,7 @@ class SweepFit:
 
 
 def _form(fit: Fit) -> str:
-    variables = [short(x) for x in fit.x]
+    variables = ["ε" if x == "epsilon" else short(x) for x in fit.x]
     if len(variables) == 1:
         power = f"A · {variables[0]}^−a"
         return f"E + {power}" if fit.law == "offset-power" else power
@@ -88,16 +95,6 @@ def number(value: float) -> str:
     return f"{value:.2e}".replace("-", "−")
 
 
-def short(path: str) -> str:
-    """The last component of a setting's path."""
-    return path.rpartition(".")[2]
-
-
-def word(value: Any) -> str:
-    """A value of an axis, for people."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def fit_sweep(results: Results) -> list[SweepFit]:
     """Every law of the experiment, once for each value of its `by`."""
     return [fitted for spec in results.experiment.get("laws", []) for fitted in _fits(results, spec)]
@@ -107,15 +104,18 @@ def _fits(results: Results, spec: dict[str, Any]) -> list[SweepFit]:
     try:
         frame = law_frame(results, spec)
         x = tuple("epsilon" if name == "epsilon" else resolve_axis(results, results.trials, name) for name in spec["x"])
-        by = None if spec.get("by") is None else resolve_axis(results, results.trials, spec["by"])
+        by = [resolve_axis(results, results.trials, name) for name in _listed(spec.get("by"))]
     except ValueError as error:
-        return [SweepFit(spec, spec["y"], tuple(spec["x"]), spec.get("by"), None, None, str(error))]
-    groups = [None] if by is None else sorted(results.trials[by].dropna().unique().tolist())
-    return [_fit(frame, spec, x, by, group) for group in groups]
+        return [SweepFit(spec, spec["y"], tuple(spec["x"]), Group("", {}), None, str(error))]
+    return [_fit(frame, spec, x, group) for group in groups(results, by)]
 
 
-def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], by: str | None, group: Any) -> SweepFit:
-    part = frame if by is None else frame[frame[by] == group]
+def _listed(by: str | list[str] | None) -> list[str]:
+    return [] if by is None else [by] if isinstance(by, str) else by
+
+
+def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], group: Group) -> SweepFit:
+    part = group.of(frame)
     censored = "censored" if "censored" in part.columns else None
     try:
         if part.empty:
@@ -124,8 +124,8 @@ def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], by: str 
             raise ValueError("no trial reached the threshold")
         fit = fit_law(part, law=spec["law"], y=spec["y"], x=x, cluster="seed", censored=censored)
     except ValueError as error:
-        return SweepFit(spec, spec["y"], x, by, group, None, str(error))
-    return SweepFit(spec, spec["y"], x, by, group, fit, "")
+        return SweepFit(spec, spec["y"], x, group, None, str(error))
+    return SweepFit(spec, spec["y"], x, group, fit, "")
 
 
 def write_fits(fits: list[SweepFit], path: Path) -> None:
@@ -134,8 +134,8 @@ def write_fits(fits: list[SweepFit], path: Path) -> None:
         {
             **{key: f.spec.get(key) for key in ("law", "y", "epsilon", "relative", "among")},
             "x": list(f.x),
-            "by": f.by,
-            "group": f.group,
+            "by": list(f.group.values),
+            "group": [None if pd.isna(value) else value for value in f.group.values.values()],
             "fit": None if f.fit is None else f.fit.to_dict(),
             "reason": f.reason,
         }

@@ -13,8 +13,9 @@ import jinja2
 import pandas as pd
 
 from analysis.frames import ENDED, Results, load_results
-from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, number, short, word, write_fits
-from analysis.thresholds import main_axes, stationary_shares, thresholds
+from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, number, write_fits
+from analysis.layout import groups, main_axes, short, word
+from analysis.thresholds import stationary_shares, thresholds
 
 MOST_FAILURES = 20
 
@@ -76,47 +77,60 @@ def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[P
 def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, str, Callable[[], Any]]]:
     from analysis import figures
 
-    axis = short(main_axes(results)[0] or "setting")
+    scale = figures.layout_of(results).scale
+    axis = "seed" if scale is None else short(scale.axis)
     below = results.experiment["stationary_below"]
-    epsilon = f"{figures.shown_epsilon(results, fits):g}" if len(results.passages) else "ε"
+    passed = figures.shown_threshold(results, fits).condition if len(results.passages) else "G ≤ ε"
     seeds = results.trials["seed"].nunique()
+    spread = f"median and range of {seeds} seeds" if seeds > 1 else "one seed"
+    lines = "; lines join medians of trials that got there" if scale is None or scale.is_numeric else ""
+    hidden = figures.num_hidden_groups(results)
+    note = f" Shown are the first {figures.MOST_GROUPS} of {figures.MOST_GROUPS + hidden} groups." if hidden else ""
     return [
         (
             "shares",
             f"Who becomes stationary, by {axis}",
             f"Left: share of trials with scaled G ≤ {below:g} at the end, with its Wilson 95% interval. Right: share "
-            f"of steps that lowered the loss by less than half of the promise: median and range of {seeds} seeds.",
+            f"of steps that lowered the loss by less than half of the promise: {spread}.{note}",
             lambda: figures.shares(results),
         ),
         (
             "passages",
             f"Time to stationarity against {axis}",
-            f"Steps until scaled G first came to {epsilon} or below, one mark per trial; lines join medians of trials "
-            "that got there. Open triangles are trials that did not within their budget, at the step where they ended.",
+            f"Steps until scaled {passed} for the first time, one mark per trial{lines}. Open triangles are trials "
+            f"that did not get there within their budget, at the step where they ended.{note}",
             lambda: figures.passages(results, fits),
         ),
         (
             "laws",
             "Fitted laws",
-            "Dots are trials in the descent regime, open triangles trials that were not there yet. Bands are 95% "
-            "intervals of the fitted median.",
+            "Dots are the trials that are fitted, open triangles those that were not there yet. Bands are 95% "
+            f"intervals of the fitted median.{_left_out(fits)}",
             lambda: figures.laws(results, fits),
         ),
         (
             "curves",
             f"Scaled gradient norm along training, by {axis}",
-            f"Scaled squared gradient norm G at recorded steps: median and range of {seeds} seeds; one that stopped "
-            "early keeps its last value. The dotted line is "
-            f"the level {below:g} under which a trial counts as stationary.",
+            f"Scaled squared gradient norm G at recorded steps: {spread}; one that stopped early keeps its last value. "
+            f"The dotted line is the level {below:g} under which a trial counts as stationary.{note}",
             lambda: figures.curves(results),
         ),
         (
             "displacement",
             f"Displacement against {axis}",
-            "Frobenius distance of all trained weights from their draw at the end of training, one mark per trial.",
+            "Frobenius distance of all trained weights from their draw at the end of training, one mark per trial."
+            f"{note}",
             lambda: figures.displacement(results),
         ),
     ]
+
+
+def _left_out(fits: list[SweepFit]) -> str:
+    """How many laws the figure has no room for."""
+    from analysis import figures
+
+    titles = {fitted.title for fitted in fits if fitted.fit is not None and len(fitted.x) == 1}
+    return f" Shown are {figures.MOST_GROUPS} of {len(titles)}." if len(titles) > figures.MOST_GROUPS else ""
 
 
 def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, command: str) -> str:
@@ -145,32 +159,34 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
 
 
 def share_table(results: Results) -> dict[str, Any] | None:
-    """Stationary trials of trials that ended: a row per group of the other axes, a column per width."""
+    """Stationary trials of trials that ended: a row per group, a column per value of the numeric axis if there is one;
+    None where only seeds are swept."""
     axis, others = main_axes(results)
-    if axis is None:
+    axes = others if axis is None else [*others, axis]
+    if not axes:
         return None
-    shares = stationary_shares(results, [*others, axis])
+    shares = stationary_shares(results, axes)
     if shares.empty:
         return None
-    columns = sorted(shares[axis].unique().tolist())
-    groups = shares.groupby(others, observed=True) if others else [((), shares)]
+    columns = [] if axis is None else sorted(shares[axis].unique().tolist())
     rows = []
-    for values, part in groups:
-        values = values if isinstance(values, tuple) else (values,)
-        cells = {v: (int(s), int(n)) for v, s, n in zip(part[axis], part.stationary, part.trials, strict=True)}
-        title = ", ".join(f"{short(a)} {word(v)}" for a, v in zip(others, values, strict=True)) or "all"
-        rows.append((title, [cells.get(value) for value in columns]))
-    return {"axis": short(axis), "columns": [word(value) for value in columns], "rows": rows}
+    for group in groups(results, others):
+        part = group.of(shares)
+        counts = list(zip(part.stationary.astype(int), part.trials.astype(int), strict=True))
+        by_value = dict(zip([None] * len(part) if axis is None else part[axis], counts, strict=True))
+        rows.append((group.title or "all", [by_value.get(value) for value in columns or [None]]))
+    names = ["trials"] if axis is None else [word(value) for value in columns]
+    return {"axis": "setting" if axis is None else short(axis), "columns": names, "rows": rows}
 
 
 def law_row(fitted: SweepFit) -> dict[str, Any]:
     """A line of the table of laws."""
     fit = fitted.fit
     if fit is None:
-        return {"title": fitted.title, "law": fitted.spec["law"], "reason": fitted.reason, "parameters": []}
+        return {"title": fitted.title, "law": fitted.law_words, "reason": fitted.reason, "parameters": []}
     return {
         "title": fitted.title,
-        "law": fitted.spec["law"],
+        "law": fitted.law_words,
         "reason": "",
         "parameters": [f"{k} = {number(e.value)} {interval(e, fit.confidence)}" for k, e in fit.parameters.items()],
         "status": fit.status,

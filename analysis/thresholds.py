@@ -1,4 +1,4 @@
-"""From which width on trials become stationary: shares with their uncertainty, and the threshold in words."""
+"""Where along an axis trials become stationary: shares with their uncertainty, and the threshold in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.frames import ENDED, Results
 from analysis.intervals import wilson_interval
-from analysis.laws_of_sweep import short, word
+from analysis.layout import groups, main_axes, short, word
 
 MOST = 0.9
 """A width counts as stationary if at least this share of its trials is."""
@@ -19,7 +19,7 @@ def stationary_shares(results: Results, axes: list[str]) -> pd.DataFrame:
     """Trials that ended, by the values of `axes`: count, stationary, share, and its Wilson 95% interval."""
     ended = results.trials[results.trials.status.isin(ENDED)]
     flags = ended.assign(stationary=ended.stationary.fillna(False).astype(bool))
-    counted = flags.groupby(axes, observed=True).stationary.agg(["size", "sum"]).reset_index()
+    counted = flags.groupby(axes, dropna=False).stationary.agg(["size", "sum"]).reset_index()
     counted = counted.rename(columns={"size": "trials", "sum": "stationary"})
     bounds = [wilson_interval(int(s), int(n)) for s, n in zip(counted.stationary, counted.trials, strict=True)]
     shares = counted.stationary / counted.trials
@@ -28,67 +28,57 @@ def stationary_shares(results: Results, axes: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The smallest width from which on most trials are stationary, for one group of trials."""
+    """At which values of an axis most trials are stationary, for one group of trials."""
 
-    group: dict[str, Any]
-    below: Any
-    """The largest value at which they are not; None if all are."""
-    at: Any
-    """The smallest value from which on they are; None if the largest is not."""
-    smallest: Any
-    largest: Any
+    title: str
+    """Of the group; empty if there is only one."""
     axis: str
+    values: tuple[Any, ...]
+    """Tried, ascending."""
+    most: tuple[bool, ...]
+    """Whether most trials are stationary, at each of them."""
+
+    @property
+    def below(self) -> Any:
+        """The largest value at which they are not; None if all are."""
+        lacking = [value for value, most in zip(self.values, self.most, strict=True) if not most]
+        return lacking[-1] if lacking else None
+
+    @property
+    def at(self) -> Any:
+        """The smallest value from which on they are; None if the largest is not."""
+        return next((v for v in self.values if self.below is None or v > self.below), None)
 
     def sentence(self) -> str:
         """The threshold in words."""
         name = short(self.axis)
-        where = ", ".join(f"{short(key)} {word(value)}" for key, value in self.group.items())
-        start = f"{where}: " if where else ""
-        if self.at is None:
-            return f"{start}training does not become stationary up to {name} {word(self.largest)}."
+        start = f"{self.title}: " if self.title else ""
+        settled = [word(value) for value, most in zip(self.values, self.most, strict=True) if most]
+        if not settled:
+            return f"{start}training does not become stationary up to {name} {word(self.values[-1])}."
         if self.below is None:
-            return f"{start}training is stationary from the smallest {name} tried, {word(self.smallest)}, on."
-        return f"{start}training becomes stationary between {name} {word(self.below)} and {word(self.at)}."
-
-
-def main_axes(results: Results) -> tuple[str | None, list[str]]:
-    """The axis to put along x, width if it is swept, and the other swept settings but the seed."""
-    numeric = [a for a in results.axes if a != "seed" and a in results.trials and _is_numeric(results.trials[a])]
-    varying = [a for a in numeric if results.trials[a].nunique() > 1]
-    width = results.axis("width")
-    first = width if width in varying else next(iter(varying), None)
-    return first, [a for a in results.axes if a not in ("seed", first) and a in results.trials]
+            return f"{start}training is stationary from the smallest {name} tried, {word(self.values[0])}, on."
+        if self.at is not None:
+            return f"{start}training becomes stationary between {name} {word(self.below)} and {word(self.at)}."
+        if all(self.most[: len(settled)]):
+            ends = word(self.values[len(settled)])
+            return f"{start}training becomes stationary up to {name} {settled[-1]}, and no longer at {ends}."
+        return f"{start}training becomes stationary at {name} {_listed(settled)} only."
 
 
 def thresholds(results: Results) -> list[Threshold]:
-    """One threshold for each group of the axes other than width and seed; none if no axis is numeric."""
+    """One threshold for each group of the axes other than the main one and the seed; none if no axis is numeric."""
     axis, others = main_axes(results)
     if axis is None:
         return []
     shares = stationary_shares(results, [*others, axis])
-    if shares.empty:
-        return []
-    groups = shares.groupby(others, observed=True) if others else [((), shares)]
+    parts = [(group.title, group.of(shares).sort_values(axis)) for group in groups(results, others)]
     return [
-        _threshold(dict(zip(others, values if isinstance(values, tuple) else (values,), strict=True)), part, axis)
-        for values, part in groups
+        Threshold(title, axis, tuple(part[axis].tolist()), tuple((part.share >= MOST).tolist()))
+        for title, part in parts
+        if len(part)
     ]
 
 
-def _threshold(group: dict[str, Any], part: pd.DataFrame, axis: str) -> Threshold:
-    part = part.sort_values(axis)
-    values, most = part[axis].tolist(), (part.share >= MOST).tolist()
-    lacking = [index for index, is_most in enumerate(most) if not is_most]
-    first = lacking[-1] + 1 if lacking else 0
-    return Threshold(
-        group=group,
-        below=values[first - 1] if first > 0 else None,
-        at=values[first] if first < len(values) else None,
-        smallest=values[0],
-        largest=values[-1],
-        axis=axis,
-    )
-
-
-def _is_numeric(column: pd.Series[Any]) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

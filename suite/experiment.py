@@ -157,6 +157,10 @@ class Resources(Settings):
     """Trials trained side by side in a lane; left out, a short calibration chooses."""
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class LawSpec(Settings):
     """A law to fit when the trials are done."""
 
@@ -164,10 +168,10 @@ class LawSpec(Settings):
     """A x^-a, E + A x^-a, or A prod x_i^-a_i."""
     y: str
     """What is explained: a column of trials.parquet or passages.parquet."""
-    x: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(min_length=1)
+    x: Annotated[list[str], BeforeValidator(_as_list)] = Field(min_length=1)
     """What explains it: swept settings, or epsilon."""
-    by: str | None = None
-    """Fit once for each value of this column."""
+    by: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
+    """Fit once for each value of these columns."""
     epsilon: Annotated[
         list[float] | None, BeforeValidator(lambda v: [float(v)] if isinstance(v, int | float) else v)
     ] = None

@@ -12,7 +12,11 @@ from typing import Any
 
 @lru_cache
 def machine(device: str) -> dict[str, Any]:
-    """What the trial ran on: columns of the trial table."""
+    """What the trial ran on: columns of the trial table.
+
+    Raises:
+        ValueError: the device is a GPU, and there is none.
+    """
     return {
         "torch_version": version("torch"),
         "python_version": platform.python_version(),
@@ -24,6 +28,11 @@ def machine(device: str) -> dict[str, Any]:
 def _accelerator() -> str:
     import torch
 
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "resources.gpus asks for a GPU, and torch sees none on this machine: run it where there is one, "
+            "or use --set resources.gpus=0"
+        )
     return str(torch.cuda.get_device_name())
 
 

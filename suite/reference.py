@@ -124,8 +124,8 @@ def _field_schema(name: str, field: FieldInfo, model: type[BaseModel]) -> dict[s
     if name == "epsilons":
         listed = {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "minItems": 1}
         return {**described, "anyOf": [listed, _axis_schema()["anyOf"][3]]}
-    if name in ("x", "epsilon"):
-        item = {"type": "string"} if name == "x" else {"type": "number", "exclusiveMinimum": 0}
+    if name in ("x", "by", "epsilon"):
+        item = {"type": "string"} if name != "epsilon" else {"type": "number", "exclusiveMinimum": 0}
         return {**described, "anyOf": [item, {"type": "array", "items": item}]}
     generated = model.model_json_schema()["properties"][name]
     return {key: value for key, value in generated.items() if key not in ("title", "default")} | described

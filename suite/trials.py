@@ -18,6 +18,7 @@ from suite.experiment import ALONE, Budget, Experiment, TrialSettings
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
+_TAGS = ("source", "rule", "name")
 _SHORT = {
     "encoder.width": "m",
     "encoder.depth": "L",
@@ -156,7 +157,7 @@ def _given(value: Any) -> Any:
 
 def _tag(value: Any) -> str | None:
     fields = type(value).model_fields if isinstance(value, BaseModel) else {}
-    return next((tag for tag in ("source", "rule", "name") if tag in fields), None)
+    return next((tag for tag in _TAGS if tag in fields), None)
 
 
 def trial_id(settings: TrialSettings) -> str:
@@ -228,8 +229,14 @@ def _name(axes: dict[str, Any], experiment: str) -> str:
 
 
 def _word(value: Any) -> str:
+    """A value of an axis; a choice by its name and all settings given, so that no two are alike."""
     if isinstance(value, dict):
-        return "-".join(_word(part) for part in value.values() if not isinstance(part, dict))
+        tagged = [_word(value[tag]) for tag in _TAGS if tag in value]
+        given = {key: part for key, part in value.items() if key not in _TAGS}
+        nested = [
+            _word(part) if isinstance(part, dict | list) else f"{key}={_word(part)}" for key, part in given.items()
+        ]
+        return "-".join(tagged + nested)
     if isinstance(value, list):
         return "+".join(_word(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
