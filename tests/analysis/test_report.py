@@ -61,7 +61,7 @@ DEGENERATE = {
         name="many",
         steps=3,
         below=0.02,
-        sweep="{encoder.width: [8, 16], encoder.embedding_dim: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
+        sweep="{encoder.width: [8, 16], encoder.embedding_dim: [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]}",
     ),
     "started stationary": BASE.format(
         name="start", steps=30, below=1e3, sweep="{encoder.width: [8, 16, 32], seed: {range: 2}}"

@@ -356,7 +356,12 @@ def test_what_makes_no_sense_is_refused_on_its_axis(tmp_path: Path, changes: Pla
             ["gd", "adam"],
             "optimizer.learning_rate",
         ),
-        ({"optimizer.learning_rate": {"rule": "sharpness"}}, "coupling", ["joint", "frozen"], "optimizer.learning_rate"),
+        (
+            {"optimizer.learning_rate": {"rule": "sharpness"}},
+            "coupling",
+            ["joint", "frozen"],
+            "optimizer.learning_rate",
+        ),
     ],
 )
 def test_the_axis_that_makes_nonsense_of_another_setting_is_told(
