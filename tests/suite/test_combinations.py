@@ -356,7 +356,12 @@ def test_what_makes_no_sense_is_refused_on_its_axis(tmp_path: Path, changes: Pla
             ["gd", "adam"],
             "optimizer.learning_rate",
         ),
-        ({"optimizer.learning_rate": {"rule": "sharpness"}}, "coupling", ["joint", "frozen"], "optimizer.learning_rate"),
+        (
+            {"optimizer.learning_rate": {"rule": "sharpness"}},
+            "coupling",
+            ["joint", "frozen"],
+            "optimizer.learning_rate",
+        ),
     ],
 )
 def test_the_axis_that_makes_nonsense_of_another_setting_is_told(
@@ -422,9 +427,7 @@ def test_parametrizations_are_not_swept_where_they_are_one_system(tmp_path: Path
     data = BASE | {"optimizer": optimizer, "coupling": chosen(COUPLINGS, coupling)}
     rate, d = SLOW["c"], BASE["encoder"]["embedding_dim"]
     one = losses(tmp_path, changed(data, {"optimizer.learning_rate.c": rate}))
-    other = losses(
-        tmp_path, changed(data, {"encoder.parametrization": "ntk", "optimizer.learning_rate.c": rate * d})
-    )
+    other = losses(tmp_path, changed(data, {"encoder.parametrization": "ntk", "optimizer.learning_rate.c": rate * d}))
     if not OPTIMIZERS[optimizer["name"]].model_validate(optimizer).is_linear:
         assert one != pytest.approx(other, rel=1e-6)
         assert len(expand(read(tmp_path, data | SWEPT)).trials) == 3

@@ -44,7 +44,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Terminal:
 
 
 def python(terminal: Terminal, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=terminal.folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=terminal.folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
