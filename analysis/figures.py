@@ -20,9 +20,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.frames import Results, law_frame, passage_frame
+from analysis.frames import Results, law_frame, passage_frame, short
 from analysis.laws_of_sweep import WORDS, SweepFit, number
-from analysis.layout import Group, groups, main_axes, short
+from analysis.layout import Group, groups, main_axes
 from analysis.scales import Scale, readable_log, scale_of
 from analysis.thresholds import stationary_shares
 
@@ -30,8 +30,6 @@ FORMATS = ("svg", "png", "pdf")
 MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
 MARKERS = "osD^vPX*"
-BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-"""A legend to the right of its panel."""
 
 
 @contextmanager
@@ -110,7 +108,8 @@ def curves(results: Results) -> Figure | None:
         return None
     width = len(panels) if len(panels) <= 3 else -(-len(panels) // 2)
     height = -(-len(panels) // width)
-    size = (1.6 + 3.3 * width, 0.4 + 3.0 * height)
+    legend = 0.6 + 0.08 * max(map(len, scale.words)) if scale else 0.0
+    size = (1.0 + legend + 3.3 * width, 0.4 + 3.0 * height)
     figure, axes = plt.subplots(height, width, figsize=size, sharex=True, sharey=True, squeeze=False)
     colors = _ramp(len(scale.values), ordered=scale.is_numeric) if scale else _ramp(1, ordered=True)
     for ax, (group, part) in zip(axes.flat, panels, strict=False):
@@ -172,7 +171,7 @@ def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
         part = group.of(frame)
         reached, missed = part[~part.censored], part[part.censored]
         _medians(ax, layout, reached, "steps_to_stationarity", index, color)
-        style: dict[str, Any] = {"s": 22, "marker": marker, "label": layout.label(group) or "trials"}
+        style: dict[str, Any] = {"s": 22, "marker": marker, "label": layout.label(group) or None}
         at = scale.at(reached[scale.axis], index, len(layout.groups))
         ax.scatter(at, reached.steps_to_stationarity, color=color, **style)
         at = scale.at(missed[scale.axis], index, len(layout.groups))
@@ -182,8 +181,14 @@ def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
     ax.set(yscale="log", ylabel=f"steps until {shown.condition}")
     scale.draw(ax)
     readable_log(ax)
-    ax.legend(title=layout.legend or None, **BESIDE)
+    _legend_beside(ax, layout)
     return figure
+
+
+def _legend_beside(ax: Axes, layout: Layout) -> None:
+    """A legend to the right of the panel, if there is something to tell."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(title=layout.legend or None, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _medians(ax: Axes, layout: Layout, part: pd.DataFrame, column: str, index: int, color: Any) -> None:
@@ -249,13 +254,13 @@ def displacement(results: Results) -> Figure | None:
         if part.empty:
             continue
         _medians(ax, layout, part, "displacement", index, color)
-        label = "\n".join(words for words in (layout.label(group), _slope(part, scale)) if words) or "trials"
+        label = "\n".join(words for words in (layout.label(group), _slope(part, scale)) if words) or None
         at = scale.at(part[scale.axis], index, len(layout.groups))
         ax.scatter(at, part.displacement, color=color, marker=marker, s=22, label=label)
-    ax.set(yscale="log", ylabel="displacement of trained weights (Frobenius)")
+    ax.set(yscale="log", ylabel="displacement (Frobenius)")
     scale.draw(ax)
     readable_log(ax)
-    ax.legend(title=layout.legend or None, **BESIDE)
+    _legend_beside(ax, layout)
     return figure
 
 
@@ -290,13 +295,12 @@ def shares(results: Results) -> Figure | None:
         spread = group.of(ended).groupby(scale.axis).violating_share.agg(["min", "median", "max"])
         errors = np.stack([spread["median"] - spread["min"], spread["max"] - spread["median"]])
         at = scale.at(list(spread.index), index, count)
-        right.errorbar(at, spread["median"], yerr=errors, label=layout.label(group), **style)
+        right.errorbar(at, spread["median"], yerr=errors, label=layout.label(group) or None, **style)
     left.set(ylabel="share of stationary trials", ylim=(-0.04, 1.04))
     right.set(ylabel="share of steps violating descent", ylim=(-0.04, 1.04))
     for ax in (left, right):
         scale.draw(ax)
-    if count > 1:
-        right.legend(title=layout.legend or None, **BESIDE)
+    _legend_beside(right, layout)
     return figure
 
 
@@ -327,8 +331,9 @@ def shown_threshold(results: Results, fits: list[SweepFit]) -> Shown:
 def _size(layout: Layout, *, extra: float = 0.0) -> tuple[float, float]:
     """Room for the panel and for a legend beside it."""
     longest = max((len(group.title) for group in layout.groups), default=0)
-    words = 0 if layout.scale is None or layout.scale.is_numeric else max(0, len(layout.scale.values) - 4)
-    return 4.6 + 0.8 * words + min(3.0, 0.09 * longest) + extra, 3.6
+    is_words = layout.scale is not None and not layout.scale.is_numeric
+    words = max(0, len(layout.scale.values) - 4) if layout.scale and is_words else 0
+    return 4.6 + 0.6 * words + min(3.0, 0.09 * longest) + extra, 4.0 if is_words else 3.6
 
 
 def _wrapped(title: str) -> str:

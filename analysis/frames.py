@@ -34,7 +34,12 @@ class Results:
 
     def axis(self, name: str) -> str | None:
         """The swept path with this last component, such as `width`; None if it is not swept."""
-        return next((axis for axis in self.axes if axis.rpartition(".")[2] == name and ".key." not in axis), None)
+        return next((axis for axis in self.axes if short(axis) == name and ".key." not in axis), None)
+
+
+def short(path: str) -> str:
+    """The last component of a setting's path; of a swept choice, such as `loss.choice`, its name."""
+    return path.removesuffix(".choice").rpartition(".")[2]
 
 
 def load_results(source: str | Path, *, experiment: str | None = None) -> Results:

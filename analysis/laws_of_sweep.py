@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.fitting import Estimate, Fit, fit_law
-from analysis.frames import Results, law_frame, resolve_axis
-from analysis.layout import Group, groups, short
+from analysis.frames import Results, law_frame, resolve_axis, short
+from analysis.layout import Group, groups
 
 FITS_VERSION = 1
 WORDS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import Results
+from analysis.frames import Results, short
 
 NOTHING_SPECIAL = "baseline"
 """The group in which every yes-or-no setting is as in most groups."""
@@ -59,11 +59,6 @@ def is_numeric(column: pd.Series[Any]) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def short(path: str) -> str:
-    """The last component of a setting's path."""
-    return path.rpartition(".")[2]
-
-
 def word(value: Any) -> str:
     """A value of a setting."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -77,22 +72,24 @@ def labels(results: Results, axis: str) -> dict[Any, str]:
     """
     values = results.trials[axis].drop_duplicates().tolist()
     plain = {value: word(value) for value in values}
-    tag = next((f"{axis}.{tag}" for tag in _TAGS if f"{axis}.{tag}" in results.trials), None)
+    path = axis.removesuffix(".choice")
+    tag = next((f"{path}.{tag}" for tag in _TAGS if f"{path}.{tag}" in results.trials), None)
     if tag is None:
         return plain
     first = results.trials.drop_duplicates(axis).set_index(axis)
     named = {value: str(first.loc[value, tag]) for value in values}
     if not all(str(value).startswith(name) for value, name in named.items()):
         return plain
-    told = {value: _told_apart(first, axis, [v for v in values if named[v] == named[value]], value) for value in values}
+    told = {value: _told_apart(first, path, [v for v in values if named[v] == named[value]], value) for value in values}
     made = {value: ", ".join([named[value], *told[value]]) for value in values}
     return made if len(set(made.values())) == len(values) else plain
 
 
-def _told_apart(first: pd.DataFrame, axis: str, namesakes: list[Any], value: Any) -> list[str]:
+def _told_apart(first: pd.DataFrame, path: str, namesakes: list[Any], value: Any) -> list[str]:
     """The settings in which a value's namesakes differ, with those it has."""
-    inside = [column for column in first.columns if column.startswith(f"{axis}.")]
+    inside = [column for column in first.columns if column.startswith(f"{path}.") and not column.endswith(".choice")]
     differing = [c for c in inside if first.loc[namesakes, c].nunique(dropna=False) > 1]
+    differing.sort(key=lambda column: column.count("."))
     return [_setting(c, first.loc[value, c]) for c in differing if not pd.isna(first.loc[value, c])]
 
 

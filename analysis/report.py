@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis.frames import ENDED, Results, load_results
+from analysis.frames import ENDED, Results, load_results, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, number, write_fits
-from analysis.layout import groups, main_axes, short, word
+from analysis.layout import groups, main_axes, word
 from analysis.thresholds import stationary_shares, thresholds
 
 MOST_FAILURES = 20
@@ -176,7 +176,7 @@ def share_table(results: Results) -> dict[str, Any] | None:
         by_value = dict(zip([None] * len(part) if axis is None else part[axis], counts, strict=True))
         rows.append((group.title or "all", [by_value.get(value) for value in columns or [None]]))
     names = ["trials"] if axis is None else [word(value) for value in columns]
-    return {"axis": "setting" if axis is None else short(axis), "columns": names, "rows": rows}
+    return {"axis": "" if axis is None else short(axis), "columns": names, "rows": rows}
 
 
 def law_row(fitted: SweepFit) -> dict[str, Any]:

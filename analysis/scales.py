@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis.frames import Results
-from analysis.layout import is_numeric, labels, short
+from analysis.frames import Results, short
+from analysis.layout import is_numeric, labels
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ class Scale:
         move = 0.25 * shift * (gaps.min() if len(gaps) else 0.0)
         return given * np.exp(move) if self.is_log else given + move
 
-    def draw(self, ax: Axes, *, label: bool = True) -> None:
-        """A tick at each value, at most ten of numbers."""
-        if label:
-            ax.set_xlabel(short(self.axis))
+    def draw(self, ax: Axes) -> None:
+        """A label, and a tick at each value, at most ten of numbers."""
+        ax.set_xlabel(short(self.axis))
         ax.xaxis.set_minor_locator(NullLocator())
         if not self.is_numeric:
-            lines = [textwrap.fill(text, 14, break_long_words=False) for text in self.words]
-            ax.set_xticks(range(len(self.values)), lines, rotation=0 if len(lines) < 6 else 30)
+            is_long = sum(len(text) for text in self.words) > 40
+            turned: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+            ax.set_xticks(range(len(self.values)), self.words, **turned)
             ax.set_xlim(-0.5, len(self.values) - 0.5)
             return
         if self.is_log:

@@ -22,7 +22,8 @@ def print_summary(report: Report, console: Console) -> None:
         console.print(f"  {trial.trial_id}: {trial.error}", highlight=False, markup=False)
     shares = share_table(results)
     if shares is not None:
-        table = Table("", *shares["columns"], title=f"stationary trials, by {shares['axis']}", title_justify="left")
+        by = f", by {shares['axis']}" if shares["axis"] else ""
+        table = Table("", *shares["columns"], title=f"stationary trials{by}", title_justify="left")
         for title, cells in shares["rows"]:
             table.add_row(title, *["" if cell is None else f"{cell[0]}/{cell[1]}" for cell in cells])
         console.print(table)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import ENDED, Results
+from analysis.frames import ENDED, Results, short
 from analysis.intervals import wilson_interval
-from analysis.layout import groups, main_axes, short, word
+from analysis.layout import groups, main_axes, word
 
 MOST = 0.9
 """A width counts as stationary if at least this share of its trials is."""

@@ -25,6 +25,7 @@ from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import Folder, locked
+from suite.tables import axis_column
 from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:
@@ -389,8 +390,8 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
 
 
 def swept_paths(experiment: Experiment) -> list[str]:
-    """Full paths of all swept settings, in order."""
-    return [path for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
+    """Full paths of all swept settings, in order, as trials.parquet has them."""
+    return [axis_column(path) for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
 
 
 def _paths_of(key: str, axis: Any) -> list[str]:

@@ -72,6 +72,11 @@ OUTCOMES = _schema(
 checkpoint; everything else is null."""
 
 
+def axis_column(path: str) -> str:
+    """Where trials.parquet has the values of an axis: under its path, or beside a measurement of that name."""
+    return f"{path}.choice" if path in OUTCOMES.names else path
+
+
 def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
     """Rows as a table; a key that a row lacks is null, and a key the schema lacks is an error."""
     rows = list(rows)
