@@ -89,18 +89,18 @@ def _set(
     key = key.removeprefix("sweep.")
     sweep = data.get("sweep")
     sweep = data["sweep"] = dict(sweep) if isinstance(sweep, dict) else {}
-    swept = key in sweep
-    sweep.pop(key, None)
-    swept = _drop_from_zip(sweep, key) or swept
     is_axis = (
         axis
         or (isinstance(value, list) and key not in ("epsilons", "laws", "predictions"))
         or _is_generator(value, key)
     )
     if is_axis:
-        sweep[key] = value
+        _drop_from_zip(sweep, key)
+        sweep[key] = value  # an axis that is replaced keeps its place
         places[("sweep", key)] = place
         return
+    sweep.pop(key, None)
+    _drop_from_zip(sweep, key)
     path: Path_ = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     data[str(path[0])] = _put(data.get(str(path[0])), path[1:], value)
     places[path] = place
@@ -122,15 +122,14 @@ def _is_generator(value: Any, key: str) -> bool:
     return key != "epsilons" and isinstance(value, dict) and len(value) == 1 and next(iter(value)) in kinds
 
 
-def _drop_from_zip(sweep: dict[str, Any], key: str) -> bool:
+def _drop_from_zip(sweep: dict[str, Any], key: str) -> None:
     groups = sweep.get("zip")
     if not isinstance(groups, list) or not any(isinstance(g, dict) and key in g for g in groups):
-        return False
+        return
     left = [{k: v for k, v in g.items() if k != key} if isinstance(g, dict) else g for g in groups]
     sweep["zip"] = [group for group in left if group]
     if not sweep["zip"]:
         del sweep["zip"]
-    return True
 
 
 class _Validation:
