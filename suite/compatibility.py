@@ -40,6 +40,15 @@ def _mup_needs_dot(settings: TrialSettings) -> Problem | None:
     )
 
 
+def _cosine_needs_two_dimensions(settings: TrialSettings) -> Problem | None:
+    if settings.loss.similarity != "cosine" or settings.encoder.embedding_dim > 1:
+        return None
+    return ("encoder", "embedding_dim"), (
+        "the cosine of two numbers is 1 or -1, so its gradient is zero and no tower would move: write at least 2, or "
+        "use similarity: dot"
+    )
+
+
 def _allen_zhu_needs_relu(settings: TrialSettings) -> Problem | None:
     encoder = settings.encoder
     if encoder.parametrization != "allen-zhu" or encoder.activation == "relu":
@@ -76,7 +85,7 @@ def _supcon_needs_labels(settings: TrialSettings) -> Problem | None:
 
 
 def _negatives_are_other_samples(settings: TrialSettings) -> Problem | None:
-    negatives, samples = getattr(settings.loss, "negatives", None), settings.data.samples
+    negatives, samples = settings.loss.num_negatives, settings.data.samples
     if negatives is None or negatives < samples:
         return None
     return ("loss", "negatives"), (
@@ -110,8 +119,18 @@ def _sharpness_is_for_descent(settings: TrialSettings) -> Problem | None:
     )
 
 
+def _sharpness_is_along_the_gradient(settings: TrialSettings) -> Problem | None:
+    if settings.coupling.along_gradient or settings.optimizer.learning_rate.rule != "sharpness":
+        return None
+    return ("optimizer", "learning_rate"), (
+        "rule sharpness gives the largest stable rate of steps along the gradient of both towers, and those of "
+        f"coupling {settings.coupling.name} are not: use rule width or constant, or coupling joint or shared"
+    )
+
+
 _RULES: tuple[Callable[[TrialSettings], Problem | None], ...] = (
     _mup_needs_dot,
+    _cosine_needs_two_dimensions,
     _allen_zhu_needs_relu,
     _something_is_trained,
     _one_draw_has_one_shape,
@@ -120,6 +139,7 @@ _RULES: tuple[Callable[[TrialSettings], Problem | None], ...] = (
     _batches_draw_negatives,
     _batch_fits,
     _sharpness_is_for_descent,
+    _sharpness_is_along_the_gradient,
 )
 
 
@@ -127,10 +147,18 @@ def parametrizations_coincide(settings: TrialSettings) -> bool:
     """Whether all parametrizations give the same system up to the learning rate (cosine) or the scale of logits (dot).
 
     True while the first and the last layer stay at their draw, without biases, under an optimizer whose steps scale
-    with the gradient.
+    with the gradient, and a loss that trains no scalars (beside the towers, these move at a rate of their own) and
+    takes dot products over a temperature (without one, nothing else sets the scale of the logits). Towers of unequal
+    widths share one rate under mup alone.
     """
-    encoder = settings.encoder
-    return not encoder.train_ends and not encoder.biases and settings.optimizer.is_linear
+    encoder, loss = settings.encoder, settings.loss
+    same_towers = not encoder.train_ends and not encoder.biases and settings.optimizer.is_linear
+    same_loss = not loss.parameters() and (loss.similarity == "cosine" or hasattr(loss, "temperature"))
+    return same_towers and same_loss and (encoder.parametrization != "mup" or _one_width(settings))
+
+
+def _one_width(settings: TrialSettings) -> bool:
+    return len({tower.width for tower in settings.encoder.towers().values()}) == 1
 
 
 COINCIDING = (

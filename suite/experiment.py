@@ -230,6 +230,12 @@ class Experiment(TrialSettings):
         return predictions
 
     @model_validator(mode="after")
+    def _compatible(self, info: ValidationInfo) -> Experiment:
+        if not self.sweep:  # of a sweep, the cells are checked: these settings need not be one of them
+            compatibility.check(self)
+        return self
+
+    @model_validator(mode="after")
     def _laws_use_thresholds(self) -> Experiment:
         for index, law in enumerate(self.laws):
             for epsilon in law.epsilon or []:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -263,8 +264,8 @@ class _Validation:
 
 
 def _allowed_cell(experiment: Experiment) -> dict[str, Any] | None:
-    """The first cell of the grid whose settings go together, if there is one."""
-    for cell in cells(experiment.sweep):
+    """The first cell of the grid whose settings go together, if there is one among its first thousand."""
+    for cell in itertools.islice(cells(experiment.sweep), 1000):
         with suppress(ValidationError):
             _check_cell(experiment, cell)
             return cell

@@ -64,6 +64,11 @@ class Loss(Settings):
         """What else a call takes by keyword: `labels` int64 (S, n), `negatives` bool (S, n, n) of `draw_negatives`."""
         return frozenset()
 
+    @property
+    def num_negatives(self) -> int | None:
+        """How many others each anchor is compared with, where they are drawn; None for all, or for those of a batch."""
+        return None
+
     def parameters(self) -> dict[str, float]:
         """Trained scalars by name, at their start; a call takes each by keyword as (S,)."""
         return {}
@@ -143,13 +148,12 @@ def positives(logits: Tensor, first: int) -> Tensor:
     return logits.diagonal(offset=first, dim1=-2, dim2=-1)
 
 
-def one_per_row(logits: Tensor, first: int, shift: int = 0) -> Tensor:
-    """Mask (b, N) of one candidate of each anchor: its positive, or the one `shift` later, cyclically."""
-    from torch import arange
-
-    columns = arange(logits.shape[-1], device=logits.device)
-    chosen = arange(first + shift, first + shift + logits.shape[-2], device=logits.device) % logits.shape[-1]
-    return columns == chosen[:, None]
+def without(logits: Tensor, *offsets: int) -> Tensor:
+    """A copy (S, b, N) with -inf on diagonals that start at these columns of its first row."""
+    copy = logits.clone()
+    for offset in offsets:
+        copy.diagonal(offset=offset, dim1=-2, dim2=-1).fill_(-math.inf)
+    return copy
 
 
 def simplex_gap(samples: int) -> float:
@@ -187,6 +191,11 @@ class InfoNCE(Loss):
     """Average both directions, query to key and key to query, as CLIP does (Radford et al. 2021, fig. 3)."""
     negatives: int | None = Field(default=None, ge=1)
     """Other samples that each anchor is compared with, drawn once for a trial; left out, all of them."""
+
+    @property
+    def num_negatives(self) -> int | None:
+        """As the settings say."""
+        return self.negatives
 
     @property
     def needs(self) -> frozenset[str]:
@@ -230,8 +239,8 @@ class NTXent(Loss):
 
     def of_rows(self, logits: Tensor, first: int, **extras: Tensor) -> Tensor:
         """-log softmax at the positive, the view itself left out."""
-        itself = one_per_row(logits, first, shift=logits.shape[-1] // 2)
-        return logits.masked_fill(itself, -math.inf).logsumexp(-1) - positives(logits, first)
+        samples = logits.shape[-1] // 2
+        return without(logits, first + samples, first - samples).logsumexp(-1) - positives(logits, first)
 
     def infimum(self, *, samples: int, embedding_dim: int, labels: Labels | None = None) -> Infimum:
         """By Jensen's inequality: a view's negatives are both views of the others."""
@@ -257,8 +266,7 @@ class DCL(Loss):
 
     def of_rows(self, logits: Tensor, first: int, **extras: Tensor) -> Tensor:
         """log sum of the negatives' exponentials, less the positive's logit."""
-        positive = one_per_row(logits, first)
-        return logits.masked_fill(positive, -math.inf).logsumexp(-1) - positives(logits, first)
+        return without(logits, first).logsumexp(-1) - positives(logits, first)
 
     def infimum(self, *, samples: int, embedding_dim: int, labels: Labels | None = None) -> Infimum:
         """By Jensen's inequality, from the largest gap between positives and negatives."""
@@ -297,8 +305,9 @@ class Sigmoid(Loss):
         bias: float | Tensor = self.bias
         if self.trainable:
             scale, bias = extras["log_scale"].exp()[:, None, None], extras["bias"][:, None, None]
-        scores = logits * scale + bias
-        return -logsigmoid(scores.where(one_per_row(logits, first), -scores)).sum(-1)
+        signed = -(logits * scale + bias)
+        positives(signed, first).neg_()
+        return -logsigmoid(signed).sum(-1)
 
     def infimum(self, *, samples: int, embedding_dim: int, labels: Labels | None = None) -> Infimum:
         """By Jensen's inequality: given the positives' mean cosine a, that of negatives is at least
@@ -379,8 +388,7 @@ class Debiased(Loss):
 
     def _log_estimate(self, logits: Tensor, first: int) -> Tensor:
         """log g before the clamp, -inf where the estimate is not positive: (S, b, N) -> (S, b)."""
-        negatives = logits.masked_fill(one_per_row(logits, first), -math.inf).logsumexp(-1)
-        log_mean = negatives - math.log(logits.shape[-1] - 1)
+        log_mean = without(logits, first).logsumexp(-1) - math.log(logits.shape[-1] - 1)
         log_prior = math.log(self.prior) if self.prior else -math.inf
         log_share = positives(logits, first) + log_prior - log_mean  # of the mean that is taken off it
         is_positive = log_share < 0

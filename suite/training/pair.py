@@ -98,8 +98,8 @@ class Pair:
             assert pairs.labels is not None
             self._extras["labels"][slot] = torch.from_numpy(pairs.labels)
         if "negatives" in self._extras:
-            number: int = getattr(settings.loss, "negatives")  # noqa: B009
-            mask = draw_negatives(settings.seed, samples=len(pairs.query), negatives=number)
+            assert settings.loss.num_negatives is not None
+            mask = draw_negatives(settings.seed, samples=len(pairs.query), negatives=settings.loss.num_negatives)
             self._extras["negatives"][slot] = torch.from_numpy(mask)
 
     def embeddings(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:

@@ -63,7 +63,7 @@ DEGENERATE = {
         name="many",
         steps=3,
         below=0.02,
-        sweep="{encoder.width: [8, 16], encoder.embedding_dim: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
+        sweep="{encoder.width: [8, 16], encoder.embedding_dim: [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]}",
     ),
     "choices as axis": BASE.format(
         name="choices",

@@ -28,9 +28,7 @@ EXPONENTS = {
 def settings_of(parametrization: str, width: int, *, train_ends: bool) -> TrialSettings:
     return TrialSettings(
         data=Digits(samples=8),
-        encoder=Encoder(
-            width=width, depth=1, embedding_dim=8, parametrization=parametrization, train_ends=train_ends
-        ),
+        encoder=Encoder(width=width, depth=1, embedding_dim=8, parametrization=parametrization, train_ends=train_ends),
         loss=InfoNCE(similarity=SIMILARITY, temperature=0.5 if parametrization == "allen-zhu" else TEMPERATURE),
     )
 
@@ -47,9 +45,8 @@ def changes(settings: TrialSettings, seeds: Iterable[int]) -> np.ndarray:
 
         def features_and_logits(*weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             parts = [weights[pair.parts[name]] for name in ("query", "key")]
-            (h, z), (h_key, z_key) = (
-                tower.features_and_embeddings(tower.inputs, part) for tower, part in zip(pair.towers, parts, strict=True)
-            )
+            both = zip(pair.towers, parts, strict=True)
+            (h, z), (h_key, z_key) = (tower.features_and_embeddings(tower.inputs, part) for tower, part in both)
             return h, h_key, z @ z_key.mT
 
         _, (dh, dh_key, ds) = torch.autograd.functional.jvp(features_and_logits, tuple(pair.weights), steps)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from suite.data.digits import Digits
-from suite.experiment import Budget, Encoder, TrialSettings
+from suite.experiment import Budget, Encoder, KeyEncoder, TrialSettings
 from suite.training.lane import Lane
 from suite.training.learning_rates import WidthRule
-from suite.training.losses import InfoNCE
+from suite.training.losses import InfoNCE, Sigmoid
 from suite.training.optimizers import GradientDescent
 from suite.training.parametrizations import Parametrization
 
@@ -94,6 +94,45 @@ def test_with_frozen_ends_all_are_the_same_system(parametrization: Parametrizati
     standard = losses(settings("standard", 3.0, c), 40)
     assert standard[0] - standard[-1] > 0.01
     np.testing.assert_allclose(ours, standard, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_scalars_that_the_loss_trains_make_them_several_systems(trainable: bool):
+    """Beside the towers they move at eta itself, so no common rate makes up for another factor P."""
+    curves = []
+    for parametrization, rate in (("allen-zhu", 0.1), ("ntk", 0.6)):
+        settings = TrialSettings(
+            data=Digits(samples=12),
+            encoder=Encoder(width=24, depth=2, embedding_dim=6, parametrization=parametrization),
+            loss=Sigmoid(scale=2, bias=-1, trainable=trainable),
+            optimizer=GradientDescent(learning_rate=WidthRule(c=rate)),
+            precision="float64",
+        )
+        curves.append(losses(settings, 40))
+    assert (np.abs(np.subtract(*curves)).max() > 1e-3) == trainable
+    assert (np.abs(np.subtract(*curves)).max() < 1e-10) == (not trainable)
+
+
+def test_under_mup_two_widths_share_one_rate():
+    """So no rate makes a pair of unequal widths that of standard, at the temperature of equal logits."""
+
+    def curve(parametrization: Parametrization, temperature: float, rate: float) -> list[float]:
+        settings = TrialSettings(
+            data=Digits(samples=12),
+            encoder=Encoder(
+                width=16, depth=1, embedding_dim=6, parametrization=parametrization, key=KeyEncoder(width=64)
+            ),
+            loss=InfoNCE(similarity="dot", temperature=temperature),
+            optimizer=GradientDescent(learning_rate=WidthRule(c=rate)),
+            precision="float64",
+        )
+        return losses(settings, 40)
+
+    ours = curve("mup", 3.0 / 32, 0.01)
+    for factor in (16, 32, 64):
+        standard = curve("standard", 3.0, 0.01 * factor)
+        assert standard[0] == pytest.approx(ours[0], rel=1e-12)
+        assert np.abs(np.subtract(ours, standard)).max() > 1e-3
 
 
 def test_the_table_of_squared_norms_at_the_start():
