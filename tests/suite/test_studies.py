@@ -1,5 +1,6 @@
 """The studies in experiments/: each can be read, and its quick profile runs to a report that says something."""
 
+import html
 import json
 import re
 import time
@@ -106,7 +107,7 @@ def test_a_quick_profile_ends_with_a_report(study: Path, terminal: Terminal, sec
     assert not errors
     assert not re.search(r"Traceback|Warning", output), output
     folder = terminal.folder / f"{study.stem}-quick"
-    page = (folder / "report.html").read_text()
+    page = html.unescape((folder / "report.html").read_text())
     assert load_experiment(study).description in page
     assert (terminal.folder / "mlflow.db").exists()
     trials = pd.read_parquet(folder / "trials.parquet")
