@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from suite.axes import AxisError, axis_values
 from suite.experiment import Experiment, TrialSettings
+from suite.law_columns import law_problems
 from suite.registry import Registry
 from suite.trials import EquivalentCellsError, cells, expand
 from suite.yaml_source import ExperimentError, Path_, YamlSource, parse_value, read_yaml
@@ -247,7 +248,9 @@ class _Validation:
         if self._problems:
             return
         try:
-            expand(experiment)
+            trials = expand(experiment).trials
+            for path, words in law_problems(experiment.laws, trials, _choice_paths()):
+                self._say(path, words)
         except ValidationError as error:
             self._note(error, places={"": ("sweep",)})
         except EquivalentCellsError as error:
@@ -441,6 +444,12 @@ def _listed(names: list[str], none: str) -> str:
 def setting_paths() -> dict[str, Any]:
     """Every path of a trial's settings that a sweep may vary, with its type."""
     return dict(_paths(TrialSettings, ""))
+
+
+def _choice_paths() -> set[str]:
+    """Settings that hold a choice, such as `coupling`, by their full path and their last component."""
+    paths = [path for path, kind in setting_paths().items() if models_of(kind)]
+    return {name for path in paths for name in (path, path.rpartition(".")[2])}
 
 
 def _paths(model: type[BaseModel], prefix: str) -> Iterable[tuple[str, Any]]:

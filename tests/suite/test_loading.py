@@ -124,6 +124,59 @@ def test_a_bad_override_is_told_as_it_was_typed(tmp_path: Path, override: str, w
         assert word in message
 
 
+LAWFUL = """name: a
+sweep:
+  encoder.width: [8, 16]
+  loss.similarity: [dot, cosine]
+laws:
+- law: power
+  y: {y}
+  x: {x}
+  by: {by}
+"""
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        ({"y": "steps_to_stationarty"}, ["x.yaml:7: laws.0.y", "did you mean 'steps_to_stationarity'?"]),
+        ({"y": "epsilon"}, ["x.yaml:7: laws.0.y", "'epsilon'", "time_to_stationarity"]),
+        ({"y": "status"}, ["x.yaml:7: laws.0.y", "'status'"]),
+        ({"x": "encoder.widht"}, ["x.yaml:8: laws.0.x", "did you mean 'encoder.width'?", "Known: epsilon, width"]),
+        ({"x": "[width, dpth]"}, ["x.yaml:8: laws.0.x: 'dpth'", "did you mean 'depth'?"]),
+        ({"x": "similarity"}, ["x.yaml:8: laws.0.x", "'similarity' has no numbers"]),
+        ({"x": "name"}, ["x.yaml:8: laws.0.x", "coupling.name, ", "give the full path"]),
+        ({"y": "displacement", "x": "epsilon"}, ["x.yaml:8: laws.0.x: 'epsilon'", "Known: width"]),
+        ({"by": "similarty"}, ["x.yaml:9: laws.0.by", "did you mean 'similarity'?"]),
+        ({"by": "[width, epsilon]"}, ["x.yaml:9: laws.0.by: 'epsilon'", "Known: similarity, width"]),
+        ({"by": "loss"}, ["x.yaml:9: laws.0.by: 'loss'", "Known: similarity, width"]),
+    ],
+    ids=str,
+)
+def test_a_law_of_something_that_is_no_column_is_refused_before_training(tmp_path: Path, law, words: list[str]):
+    fine = {"y": "steps_to_stationarity", "x": "width", "by": "similarity"}
+    message = problems(tmp_path, LAWFUL.format(**fine | law))
+    for word in words:
+        assert word in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        {},
+        {"y": "loss", "x": "encoder.width", "by": "[seed, loss.similarity]"},
+        {"x": "epsilon", "by": "width"},
+        {"x": "depth", "by": "coupling"},
+        {"y": "time_to_stationarity", "x": "num_parameters"},
+    ],
+    ids=str,
+)
+def test_a_law_may_name_what_the_results_hold(tmp_path: Path, law):
+    fine = {"y": "steps_to_stationarity", "x": "width", "by": "similarity"}
+    load_experiment(written(tmp_path, LAWFUL.format(**fine | law)), overrides=["encoder.width=8"] if law else [])
+
+
 FULL = """
 name: full
 description: everything
