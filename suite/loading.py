@@ -41,7 +41,7 @@ def load_experiment(path: str | Path, *, overrides: Sequence[str] = (), profile:
     for override in overrides:
         key, value = _parse_override(override)
         _set(source.data, key, value, source, places, f"--set {override}")
-    return _Validation(source, places).experiment()
+    return _Validation(source, places, profile).experiment()
 
 
 def _apply_profile(source: YamlSource, profile: str, places: dict[Path_, str]) -> None:
@@ -50,7 +50,13 @@ def _apply_profile(source: YamlSource, profile: str, places: dict[Path_, str]) -
     if profile not in known:
         raise ExperimentError(f"--profile {profile}: {source.file} has {_listed(known, 'no profiles')}")
     assert isinstance(profiles, dict)
-    for path, value in _leaves(profiles[profile] or {}):
+    overrides = profiles[profile]
+    if not isinstance(overrides, dict):
+        return  # told with the file's other problems
+    for path, value in _leaves(overrides):
+        if path == ("sweep",):
+            source.data["sweep"], places[path] = value, source.place(("profiles", profile, *path))
+            continue
         lines = source.place(("profiles", profile, *path))
         key = ".".join(path)
         _set(source.data, key, value, source, places, lines, axis=path[0] == "sweep")
@@ -88,23 +94,44 @@ def _set(
 ) -> None:
     """Put an override where it belongs: it replaces an axis, adds one, or sets a value."""
     key = key.removeprefix("sweep.")
-    sweep = data.get("sweep")
-    sweep = data["sweep"] = dict(sweep) if isinstance(sweep, dict) else {}
-    swept = key in sweep
-    sweep.pop(key, None)
-    swept = _drop_from_zip(sweep, key) or swept
+    sweep = data["sweep"] = dict(data["sweep"]) if isinstance(data.get("sweep"), dict) else {}
     is_axis = (
         axis
         or (isinstance(value, list) and key not in ("epsilons", "laws", "predictions"))
         or _is_generator(value, key)
     )
     if is_axis:
-        sweep[key] = value
+        data["sweep"] = _with_axis(sweep, key, value)
         places[("sweep", key)] = place
         return
+    sweep.pop(key, None)
+    _drop_from_zip(sweep, key)
     path: Path_ = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    places |= dict.fromkeys([*_replaced(data, path), path], place)
     data[str(path[0])] = _put(data.get(str(path[0])), path[1:], value)
-    places[path] = place
+
+
+def _with_axis(sweep: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The sweep with an axis where it was, or where it moved together with others; a new one comes last."""
+    left = dict(sweep)
+    if key in sweep or not _drop_from_zip(left, key):
+        return sweep | {key: value}
+    made: dict[str, Any] = {}
+    for name in sweep:
+        made |= {name: left[name]} if name in left else {}
+        made |= {key: value} if name == "zip" else {}
+    return made
+
+
+def _replaced(data: Any, path: Path_) -> Iterable[Path_]:
+    """Where a mapping must be made for a value at this path; a choice given by its name becomes one unharmed."""
+    for length in range(1, len(path)):
+        data = data.get(path[length - 1]) if isinstance(data, dict) else None
+        if isinstance(data, list):
+            return
+        is_choice = isinstance(data, str) and ".".join(map(str, path[:length])) in _choice_paths()
+        if not isinstance(data, dict) and not is_choice:
+            yield path[:length]
 
 
 def _put(present: Any, path: Path_, value: Any) -> Any:
@@ -137,14 +164,15 @@ def _drop_from_zip(sweep: dict[str, Any], key: str) -> bool:
 class _Validation:
     """Checks one source and gathers its problems."""
 
-    def __init__(self, source: YamlSource, places: dict[Path_, str]) -> None:
-        self._source, self._places = source, places
+    def __init__(self, source: YamlSource, places: dict[Path_, str], profile: str | None) -> None:
+        self._source, self._places, self._profile = source, places, profile
         self._problems: list[tuple[int, str]] = []
 
     def experiment(self) -> Experiment:
         """The experiment, or all problems at once."""
         data = dict(self._source.data)
         data["sweep"] = self._sweep(data.get("sweep"))
+        self._check_profiles(data.get("profiles"))
         experiment = None
         try:
             experiment = Experiment.model_validate(data)
@@ -172,10 +200,23 @@ class _Validation:
         resolved: dict[str, Any] = {}
         for key, form in sweep.items():
             if key == "zip":
-                resolved["zip"] = self._zip(form, set(sweep))
+                resolved["zip"] = self._zip(form, {str(key) for key in sweep})
             elif self._sweepable(("sweep", key), str(key)):
                 resolved[str(key)] = self._axis(("sweep", key), str(key), form)
         return resolved
+
+    def _check_profiles(self, profiles: Any) -> None:
+        """The keys of profiles that are not applied; the one that is, is checked where its values went."""
+        known = {path for path, _ in _paths(Experiment, "")} | set(Experiment.model_fields) - {"profiles"}
+        for name, overrides in profiles.items() if isinstance(profiles, dict) else ():
+            for path, _ in _leaves(overrides) if isinstance(overrides, dict) and name != self._profile else ():
+                place: Path_ = ("profiles", name, *path)
+                key = ".".join(part for part in path if not part.isdigit())
+                if path[0] == "sweep" and len(path) > 1:
+                    if path[1] != "zip":
+                        self._sweepable(place, ".".join(path[1:]))
+                elif key not in known:
+                    self._say(place, f"unknown key {'.'.join(path)!r} in profile {name!r}{_nearest(key, known)}")
 
     def _zip(self, groups: Any, taken: set[str]) -> list[dict[str, list[Any]]]:
         if not (isinstance(groups, list) and groups and all(isinstance(g, dict) and g for g in groups)):
@@ -185,8 +226,9 @@ class _Validation:
             )
             return []
         resolved = []
-        for index, group in enumerate(groups):
+        for index, given in enumerate(groups):
             place: Path_ = ("sweep", "zip", index)
+            group = {str(key): form for key, form in given.items()}
             for key in set(group) & taken:
                 self._say((*place, key), f"{key} is swept twice; keep one of its axes")
             taken |= set(group)
@@ -397,6 +439,7 @@ _ALLOWED = {
     "finite_number": "it must be finite",
     "literal_error": "write {expected}",
     "string_pattern_mismatch": "use lower-case letters, digits, dots, dashes and underscores, a letter or digit first",
+    "string_too_long": "use at most {max_length} characters",
     "too_short": "write at least {min_length}",
     "invalid_key": "keys must be text",
 }
