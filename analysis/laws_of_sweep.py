@@ -104,10 +104,17 @@ def _fits(results: Results, spec: dict[str, Any]) -> list[SweepFit]:
     try:
         frame = law_frame(results, spec)
         x = tuple("epsilon" if name == "epsilon" else resolve_axis(results, results.trials, name) for name in spec["x"])
-        by = [resolve_axis(results, results.trials, name) for name in _listed(spec.get("by"))]
+        named = [name for name in _listed(spec.get("by")) if not _is_unswept_choice(results, name)]
+        by = [resolve_axis(results, results.trials, name) for name in named]
     except ValueError as error:
         return [SweepFit(spec, spec["y"], tuple(spec["x"]), Group("", {}), None, str(error))]
     return [_fit(frame, spec, x, group) for group in groups(results, by)]
+
+
+def _is_unswept_choice(results: Results, name: str) -> bool:
+    """Whether trials have settings below this name, but no axis of it or below it: they are one group."""
+    is_swept = any(f".{name}." in f".{axis}." for axis in results.axes)
+    return not is_swept and any(f".{name}." in f".{column}" for column in results.trials)
 
 
 def _listed(by: str | list[str] | None) -> list[str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from suite.columns import axis_column
 from suite.costs import CostCache
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment
@@ -26,7 +27,6 @@ from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import Folder, locked
-from suite.tables import axis_column
 from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from suite.columns import axis_column
 from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import ALONE, Budget, Experiment, TrialSettings
-from suite.tables import axis_column
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
