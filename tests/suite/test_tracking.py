@@ -371,6 +371,54 @@ def test_a_store_that_comes_back_gets_everything(results: Path) -> None:
     assert len(runs(results)) == 1
 
 
+def make_store(folder: Path) -> None:
+    """The process that makes the database."""
+    assert tracking._client(default_tracking_uri(folder)).search_experiments()
+
+
+def test_a_database_whose_making_was_killed_is_made_by_the_next_run(tmp_path: Path) -> None:
+    """Killed at moments spread over the making, from the first table to the last."""
+    sizes = []
+    for wanted in (0, 30_000, 250_000):
+        process = multiprocessing.get_context("spawn").Process(target=make_store, args=(tmp_path,))
+        process.start()
+        while process.is_alive() and sum(path.stat().st_size for path in made(tmp_path)) <= wanted:
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        sizes.append(sum(path.stat().st_size for path in made(tmp_path)))
+        assert not (tmp_path / "mlflow.db").exists()
+    assert sizes == sorted(sizes)
+    make_store(tmp_path)
+    deliver(tmp_path, [trial()])
+    assert len(runs(tmp_path)) == 1
+    assert sorted(os.listdir(tmp_path)) == ["mlartifacts", "mlflow.db"]
+
+
+def made(folder: Path) -> list[Path]:
+    """Databases that are being made."""
+    return list(folder.glob(f"{tracking.UNFINISHED}*/mlflow.db"))
+
+
+def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=make_store, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert os.listdir(tmp_path) == ["mlflow.db"]
+
+
+def test_a_database_left_half_made_says_what_to_do(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("create table _alembic_tmp_experiments (experiment_id integer)")
+    with Tracker(default_tracking_uri(tmp_path), SWEEP, tmp_path / "mlartifacts", retry_seconds=0.01) as tracker:
+        tracker.deliver([trial()])
+    assert "killed while it made this database: move it away" in str(tracker.problem)
+
+
 def test_nothing_is_said_on_the_terminal_when_a_store_is_made(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
