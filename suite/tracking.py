@@ -14,7 +14,9 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -336,6 +338,7 @@ class _Mirror:
     def opened(cls, uri: str, sweep: Sweep, artifact_root: Path) -> _Mirror:
         """Connect, make what is missing, and look all runs of the sweep up once."""
         client = _client(uri)
+        _relocate(sqlite_file(uri), artifact_root)
         experiment_id = _experiment_id(client, sweep.name, None if uri.startswith("http") else artifact_root)
         runs = list(_runs(client, experiment_id, sweep.sweep_id))
         parent = next((run for run in runs if run.data.tags.get("kind") == "sweep"), None)
@@ -568,6 +571,28 @@ def _remove_unfinished(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _relocate(database: Path | None, artifact_root: Path) -> None:
+    """Let runs find their files again after the folder with the database and the files was moved or copied.
+
+    MLflow keeps absolute paths, and would write the files of later runs to the old place.
+    """
+    if database is None or database.resolve().parent != artifact_root.resolve().parent:
+        return
+    here = artifact_root.resolve().as_uri()
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        known = connection.execute("select distinct artifact_location from experiments").fetchall()
+        for (old,) in known:
+            if old != here and old.startswith("file:") and old.endswith(f"/{artifact_root.name}"):
+                moved = (here, len(old) + 1, len(old) + 1, f"{old}/")
+                connection.execute(
+                    "update experiments set artifact_location = ? where artifact_location = ?", (here, old)
+                )
+                connection.execute(
+                    "update runs set artifact_uri = ? || substr(artifact_uri, ?) where substr(artifact_uri, 1, ?) = ?",
+                    moved,
+                )
+
+
 def _experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:
     """The MLflow experiment of that name, created when missing."""
     experiment = client.get_experiment_by_name(name)
@@ -662,7 +687,22 @@ def serve(folder: Path, *, host: str, port: int) -> int:
     print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     uri = f"sqlite:///{database}"
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        return server.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _end_group(server)
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process and those it has started: MLflow's server leaves its workers behind when it is ended alone."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+    try:
+        leader.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(leader.pid, signal.SIGKILL)

@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Terminal
 
 from suite import tracking
 from suite.tracking import CURVES, MAX_POINTS, Sweep, Tracker, TrialUpdate, default_tracking_uri, is_browsable
@@ -429,6 +432,53 @@ def test_nothing_is_said_on_the_terminal_when_a_store_is_made(
     assert os.listdir(tmp_path) == ["new"]
     assert logging.getLogger().level == level
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def deliver_file(folder: Path, file: Path) -> None:
+    """A run that ends with a report."""
+    with Tracker(default_tracking_uri(folder), SWEEP, folder / "mlartifacts") as tracker:
+        tracker.deliver([trial()])
+        tracker.finish([file], "finished", {})
+    assert tracker.problem is None
+
+
+def test_files_go_to_where_a_moved_folder_is_now(results: Path, tmp_path: Path) -> None:
+    report, moved = tmp_path / "report.html", tmp_path / "moved"
+    report.write_text("first")
+    deliver_file(results, report)
+    results.rename(moved)
+    report.write_text("second")
+    process = multiprocessing.get_context("spawn").Process(target=deliver_file, args=(moved, report))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    (parent,) = runs(moved, "sweep")
+    assert (moved / "mlartifacts" / parent.info.run_id / "artifacts" / "report.html").read_text() == "second"
+    assert not results.exists()
+
+
+def answers(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_ending_the_ui_ends_its_server(results: Path, home: Path, sent: signal.Signals) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = Terminal(results, home).start("ui", ".", "--port", str(port))
+    while not answers(port):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(sent)
+    assert process.wait(timeout=20) == 0
+    deadline = time.monotonic() + 10
+    while answers(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not answers(port)
+    process.communicate()
 
 
 def test_passwords_are_hidden_wherever_they_stand() -> None:
