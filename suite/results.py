@@ -190,6 +190,8 @@ class Results:
     def _compact_records(self, trial_ids: Iterable[str]) -> pa.Table:
         """Each step once, in the order of these trials."""
         rows = _concatenated(self._records, RECORDS)
+        if not rows.num_rows:
+            return RECORDS.empty_table()
         frame = rows.select(["trial_id", "step", "final", "turn"]).to_pandas()
         started = frame[frame.step == 0].groupby("trial_id").turn.max()
         keep = frame.turn >= frame.trial_id.map(started).fillna(_SAVED - 1)
@@ -218,6 +220,8 @@ class Results:
     def _compact_passages(self, trial_ids: Iterable[str]) -> pa.Table:
         """Those of trials that have ended, in the order of these trials."""
         rows = _concatenated(self._passages, PASSAGES)
+        if not rows.num_rows:
+            return PASSAGES.empty_table()
         frame = rows.select(["trial_id", "turn"]).to_pandas()
         newest = frame.groupby("trial_id").turn.transform("max") == frame.turn
         ended = frame.trial_id.map(lambda trial_id: self.outcome(trial_id)["status"] in ENDED).astype(bool)

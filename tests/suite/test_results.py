@@ -228,6 +228,23 @@ def test_a_larger_budget_replaces_the_final_record_off_the_grid(tmp_path: Path):
     assert frame["passages"].steps_to_stationarity.tolist() == [18]
 
 
+@pytest.mark.parametrize("known", ["nothing", "a failure", "a trial that diverged unrecorded"])
+def test_without_any_record_the_tables_are_empty(tmp_path: Path, known: str):
+    folder = Folder(tmp_path)
+    results = Results.open(folder)
+    if known == "a failure":
+        results.fail(IDS[0], "the worker died")
+    elif known != "nothing":
+        results.take(commit(folder, outcomes=(outcome(IDS[0], 0, "diverged"),)))
+    results.judge(stationary_below=1e-4)
+    merged(results, closing_epoch=1)
+    assert results.records().empty
+    frames = tables(folder)
+    assert frames["records"].columns.tolist() == RECORDS.names
+    assert frames["trials"].trial_id.tolist() == IDS
+    assert Results.open(folder).records().empty
+
+
 def test_a_trial_trained_again_from_its_start_drops_what_it_had(tmp_path: Path):
     folder = Folder(tmp_path)
     results = Results.open(folder)
