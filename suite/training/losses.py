@@ -320,8 +320,10 @@ class Sigmoid(Loss):
             return self.scale * a + self.bias, self.scale * c + self.bias
 
         def slope(a: float) -> float:
+            """Log ratio of the two terms of the derivative in a: of its sign, and increasing."""
             positive, negative = scores(a)
-            return (samples - 2) / 2 * np.exp(-np.logaddexp(0, -negative)) - np.exp(-np.logaddexp(0, positive))
+            weight = math.log((samples - 2) / 2) if samples > 2 else -math.inf
+            return weight - float(np.logaddexp(0, -negative) - np.logaddexp(0, positive))
 
         if slope(1.0) <= 0:
             best, dimensions = 1.0, samples - 1
