@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from analysis.frames import Results, law_frame, passage_frame, short
 from analysis.laws_of_sweep import WORDS, SweepFit, number
 from analysis.layout import Group, groups, main_axes
-from analysis.scales import Scale, readable_log, scale_of
+from analysis.scales import Scale, number_word, readable_log, scale_of
 from analysis.thresholds import stationary_shares
 
 FORMATS = ("svg", "png", "pdf")
@@ -123,8 +123,11 @@ def curves(results: Results) -> Figure | None:
         ax.set(xscale="log", yscale="log", title=_wrapped(group.title))
     _outer_labels(axes, len(panels), "step", "scaled squared gradient norm G")
     if scale:
-        handles, texts = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, texts, title=short(scale.axis), loc="outside right center")
+        pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes.flat]
+        handles = {text: handle for pair in pairs for handle, text in pair}
+        texts = [text for text in scale.words if text in handles]
+        title = short(scale.axis)
+        figure.legend([handles[text] for text in texts], texts, title=title, loc="outside right center")
     return figure
 
 
@@ -236,7 +239,7 @@ def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> 
         ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
     ax.set(yscale="log", title=_wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
     values = sorted(frame[x].unique().tolist())
-    Scale("ε" if x == "epsilon" else x, values, [], True).draw(ax)
+    Scale("ε" if x == "epsilon" else x, values, [number_word(value) for value in values], True).draw(ax)
     readable_log(ax)
     ax.legend(fontsize="small")
 
@@ -248,7 +251,7 @@ def displacement(results: Results) -> Figure | None:
     if layout.scale is None or frame.empty:
         return None
     scale = layout.scale
-    figure, ax = plt.subplots(figsize=_size(layout, extra=1.4))
+    figure, ax = plt.subplots(figsize=_size(layout, extra=0.8))
     for index, group, color, marker in layout.styled():
         part = group.of(frame)
         if part.empty:
@@ -270,7 +273,7 @@ def _slope(part: pd.DataFrame, scale: Scale) -> str:
     if not scale.is_log or settled[scale.axis].nunique() < 3:
         return ""
     value = np.polyfit(np.log(settled[scale.axis].astype(float)), np.log(settled.displacement), 1)[0]
-    return f"slope {number(value)} in the descent regime"
+    return f"slope {number(value)}"
 
 
 def shares(results: Results) -> Figure | None:
@@ -314,17 +317,17 @@ class Shown:
     @property
     def condition(self) -> str:
         """When it is passed."""
-        return f"G ≤ {self.epsilon:g}" + (" of its largest" if self.relative else "")
+        return f"G ≤ {self.epsilon:.3g}" + (" of its largest" if self.relative else "")
 
 
 def shown_threshold(results: Results, fits: list[SweepFit]) -> Shown:
-    """The threshold to draw: the first that a law names, else the smallest that most trials reach."""
+    """The threshold to draw: the first that a law names, else the smallest that three quarters of trials reach."""
     for fitted in fits:
         for epsilon in fitted.spec.get("epsilon") or []:
             return Shown(float(epsilon), bool(fitted.spec.get("relative")))
     absolute = results.passages[~results.passages.relative.astype(bool)]
     reached = absolute.groupby("epsilon").reached.mean()
-    most = reached[reached >= 0.5]
+    most = reached[reached >= 0.75]
     return Shown(float(most.index.min() if len(most) else absolute.epsilon.max()), False)
 
 

@@ -42,7 +42,7 @@ class SweepFit:
         parts = [WORDS.get(self.spec["y"], self.spec["y"])]
         if self.spec.get("epsilon") and "epsilon" not in self.x:
             level = " of the largest G" if self.spec.get("relative") else ""
-            parts.append("ε = " + ", ".join(f"{epsilon:g}" for epsilon in self.spec["epsilon"]) + level)
+            parts.append("ε = " + ", ".join(f"{epsilon:.3g}" for epsilon in self.spec["epsilon"]) + level)
         return ", ".join([*parts, self.group.title] if self.group.title else parts)
 
     @property

@@ -36,15 +36,16 @@ class Group:
 def main_axes(results: Results) -> tuple[str | None, list[str]]:
     """The axis to put along x, the first numeric one of the sweep but the seed, and the axes that make groups.
 
-    Axes with one value are left out, and those that the first one determines because they move with it.
+    Axes with one value are left out, and those that move with one before them, so that its value tells theirs.
     """
     trials = results.trials
     varying = [a for a in results.axes if a != "seed" and a in trials and trials[a].nunique(dropna=False) > 1]
-    first = next((axis for axis in varying if is_numeric(trials[axis])), None)
-    others = [axis for axis in varying if axis != first]
-    if first is None:
-        return None, others
-    return first, [axis for axis in others if trials.groupby(first)[axis].nunique(dropna=False).max() > 1]
+    kept: list[str] = []
+    for axis in varying:
+        if all(trials.groupby(known, dropna=False)[axis].nunique(dropna=False).max() > 1 for known in kept):
+            kept.append(axis)
+    first = next((axis for axis in kept if is_numeric(trials[axis])), None)
+    return first, [axis for axis in kept if axis != first]
 
 
 def groups(results: Results, axes: Sequence[str]) -> list[Group]:

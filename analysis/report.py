@@ -118,8 +118,8 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
         (
             "displacement",
             f"Displacement against {axis}",
-            "Frobenius distance of all trained weights from their draw at the end of training, one mark per trial."
-            f"{note}",
+            "Frobenius distance of all trained weights from their draw at the end of training, one mark per trial; "
+            f"slopes are those of trials in the descent regime.{note}",
             lambda: figures.displacement(results),
         ),
     ]

@@ -14,6 +14,10 @@ from analysis.frames import Results, short
 from analysis.layout import is_numeric, labels
 
 
+ROOM = 48
+"""Letters of tick labels along one panel."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How the values of an axis lie along x: numbers where they are, words side by side."""
@@ -41,7 +45,7 @@ class Scale:
         return given * np.exp(move) if self.is_log else given + move
 
     def draw(self, ax: Axes) -> None:
-        """A label, and a tick at each value, at most ten of numbers."""
+        """A label, and a tick at each value, or at each k-th number where there is no room for all."""
         ax.set_xlabel(short(self.axis))
         ax.xaxis.set_minor_locator(NullLocator())
         if not self.is_numeric:
@@ -52,7 +56,7 @@ class Scale:
             return
         if self.is_log:
             ax.set_xscale("log")
-        step = -(-len(self.values) // 10)
+        step = next(k for k in range(1, 99) if len("  ".join(self.words[::k])) <= ROOM)
         ax.xaxis.set_major_locator(FixedLocator(self.values[::step]))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_word(value)))
@@ -86,6 +90,8 @@ def readable_log(ax: Axes) -> None:
     for multiples in (coarse, fine[::2], fine):
         if len(inside) < 4:
             inside = [m * 10.0**k for k in range(-12, 13) for m in multiples if low <= m * 10.0**k <= high]
+    if len(inside) < 2:  # too narrow even for steps of a tenth
+        inside = np.linspace(low, high, 5)[1:-1].tolist()
     inside = inside[:: -(-len(inside) // 8)]
     ax.yaxis.set_major_locator(FixedLocator(inside))
     ax.yaxis.set_minor_locator(NullLocator())
