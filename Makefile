@@ -4,19 +4,22 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -m "not cluster and not slow"
+	$(BIN)/python -m pytest -q -m "not cluster and not slow and not studies"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -m cluster
 
 test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 	$(BIN)/python -m pytest -q -m slow
+
+test-studies: $(INSTALLED)  ## the quick profile of every study
+	$(BIN)/python -m pytest -q -m studies
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.frames import Results, short
 from analysis.layout import is_numeric, labels
 
-
 ROOM = 48
 """Letters of tick labels along one panel."""
 

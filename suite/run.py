@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from suite.costs import CostCache
+from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment
 from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
@@ -126,6 +127,9 @@ class _Run:
         self.experiment, self.trials, self.folder, self.saved = experiment, expansion.trials, folder, saved
         self.epoch, self.observer = epoch, observer
         self.sweep = _read_sweep(folder, experiment)
+        files = contents(trial.settings.data for trial in self.trials)
+        check_unchanged(files, self.sweep.get("files", {}), results=folder.root)
+        self.sweep["files"] = self.sweep.get("files", {}) | files
         self.tasks = missing(self.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
 
     def complete(

@@ -35,6 +35,11 @@ class Idx(Source):
     """Subtract each view's mean image over the samples; all-positive inputs have tiny angles between them."""
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The images, and the labels if given."""
+        return (self.path,) if self.labels is None else (self.path, self.labels)
+
+    @property
     def has_labels(self) -> bool:
         """Where a file of labels is named."""
         return self.labels is not None

@@ -30,6 +30,11 @@ class Npz(Source):
     """Name of an array of classes, whole numbers of shape (rows,), for losses and measurements that need them."""
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The one file."""
+        return (self.path,)
+
+    @property
     def has_labels(self) -> bool:
         """Where an array of labels is named."""
         return self.labels is not None

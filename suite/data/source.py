@@ -43,6 +43,11 @@ class Source(Settings):
         """Whether the pairs come with the classes of their samples."""
         return False
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The user's files that it reads."""
+        return ()
+
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Pairs:
         """Raw pairs, rows (p,) or images (height, width), before centring and scaling.

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import fit_law, load_results
-from analysis.frames import law_frame, passage_frame
-from analysis.report import write_report
+from analysis import figures, fit_law, load_results
+from analysis.frames import Results, law_frame, passage_frame
+from analysis.laws_of_sweep import fit_sweep
+from analysis.report import share_table, write_report
 from analysis.scales import Scale
 from analysis.summary import print_summary
 from analysis.thresholds import stationary_shares, thresholds
@@ -65,10 +66,26 @@ DEGENERATE = {
         below=0.02,
         sweep="{encoder.width: [8, 16], encoder.embedding_dim: [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]}",
     ),
+    "choices as axis": BASE.format(
+        name="choices",
+        steps=20,
+        below=0.02,
+        sweep="{loss: [infonce, dcl, {name: infonce, temperature: 0.2}], seed: {range: 2}}",
+    ),
+    "choices and widths": BASE.format(
+        name="both", steps=20, below=0.02, sweep="{loss: [infonce, spectral], encoder.width: [8, 16], seed: {range: 2}}"
+    ),
+    "yes and no": BASE.format(
+        name="flags", steps=20, below=0.02, sweep="{encoder.residual: [false, true], encoder.depth: [1, 2]}"
+    ),
     "started stationary": BASE.format(
         name="start", steps=30, below=1e3, sweep="{encoder.width: [8, 16, 32], seed: {range: 2}}"
     ),
 }
+
+
+def frames(trials: pd.DataFrame, axes: list[str]) -> Results:
+    return Results(trials, pd.DataFrame(), pd.DataFrame(), {"stationary_below": 1e-4}, axes, None)
 
 
 @pytest.fixture
@@ -182,8 +199,6 @@ def test_each_method_of_the_laws_is_an_item_of_its_own(full: Path, tmp_path: Pat
 
 
 def test_slopes_of_displacement_have_intervals(full: Path):
-    from analysis import figures
-
     results = load_results(full)
     figure = figures.displacement(replace(results, trials=results.trials.assign(descent_regime=True)))
     assert figure is not None
@@ -216,6 +231,43 @@ def test_a_sweep_that_decides_little_still_has_a_report(case: str, trained: Trai
     assert all(len(line) <= 80 for line in console.export_text().splitlines() if not line.startswith("report"))
 
 
+def test_choices_are_told_by_name_and_by_what_tells_namesakes_apart(trained: Train, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained(DEGENERATE["choices as axis"]), folder)
+    table = share_table(load_results(folder))
+    assert table is not None
+    titles = [title for title, _ in table["rows"]]
+    assert titles == ["loss infonce, temperature 0.5", "loss dcl", "loss infonce, temperature 0.2"]
+    assert [cells[0][1] for _, cells in table["rows"]] == [2, 2, 2]
+    write_report(folder, command="x")
+    assert (folder / "figures" / "shares.png").exists()
+    assert (folder / "figures" / "curves.png").exists()
+
+
+def test_a_law_in_epsilon_has_a_panel_and_its_variable_is_named(full: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    results = load_results(folder)
+    law = {
+        "law": "power",
+        "y": "steps_to_stationarity",
+        "x": ["epsilon"],
+        "by": ["depth", "width"],
+        "among": "finished",
+    }
+    only = replace(results, experiment=results.experiment | {"laws": [law]})
+    fits = fit_sweep(only)
+    assert [fitted.group.values["encoder.depth"] for fitted in fits] == [1, 2, 1, 2, 1, 2, 1, 2]
+    assert fits[0].title == "T(ε) in steps, depth 1, width 8"
+    assert fits[0].law_words == "power in ε"
+    assert any(fitted.fit is not None for fitted in fits)
+    with figures.theme():
+        figure = figures.laws(only, fits)
+        assert figure is not None
+        figures.save(figure, tmp_path, "laws")
+        figures.plt.close(figure)
+
+
 def test_shares_are_counts_with_wilson_intervals(full: Path):
     results = load_results(full)
     shares = stationary_shares(results, ["encoder.depth", "encoder.width"])
@@ -225,21 +277,24 @@ def test_shares_are_counts_with_wilson_intervals(full: Path):
     assert ((shares.low <= shares.share) & (shares.share <= shares.high)).all()
 
 
-def test_a_threshold_is_where_from_on_most_trials_are_stationary():
-    from analysis.frames import Results
-
+@pytest.mark.parametrize(
+    ("counts", "below", "at", "words"),
+    [
+        ((0, 3, 9, 10), 16, 32, "becomes stationary between width 16 and 32."),
+        ((10, 3, 10, 10), 16, 32, "becomes stationary between width 16 and 32."),
+        ((0, 0, 0, 8), 64, None, "does not become stationary up to width 64."),
+        ((10, 10, 9, 9), None, 8, "is stationary from the smallest width tried, 8, on."),
+        ((10, 9, 3, 0), 64, None, "becomes stationary up to width 16, and no longer at 32."),
+        ((0, 9, 10, 3), 64, None, "becomes stationary at width 16 and 32 only."),
+    ],
+)
+def test_a_threshold_is_where_most_trials_become_stationary(counts, below, at, words):
+    flags = np.concatenate([np.arange(10) < count for count in counts])
     widths = np.repeat([8, 16, 32, 64], 10)
-    for counts, below, at in [
-        ((0, 3, 9, 10), 16, 32),
-        ((10, 3, 10, 10), 16, 32),
-        ((0, 0, 0, 8), 64, None),
-        ((10, 10, 9, 9), None, 8),
-    ]:
-        flags = np.concatenate([np.arange(10) < count for count in counts])
-        trials = pd.DataFrame({"encoder.width": widths, "seed": 0, "status": "finished", "stationary": flags})
-        frames = Results(trials, pd.DataFrame(), pd.DataFrame(), {"stationary_below": 1e-4}, ["encoder.width"], None)
-        (found,) = thresholds(frames)
-        assert (found.below, found.at) == (below, at)
+    trials = pd.DataFrame({"encoder.width": widths, "seed": 0, "status": "finished", "stationary": flags})
+    (found,) = thresholds(frames(trials, ["encoder.width", "seed"]))
+    assert (found.below, found.at) == (below, at)
+    assert found.sentence() == f"training {words}"
 
 
 @pytest.mark.parametrize(

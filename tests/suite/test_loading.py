@@ -273,6 +273,26 @@ def test_an_override_of_an_axis_keeps_its_place_in_names(tmp_path: Path, overrid
     assert expand(experiment).trials[0].name == first
 
 
+def test_an_axis_that_is_replaced_keeps_its_place(tmp_path: Path):
+    text = "name: a\nsweep: {encoder.width: [8], zip: [{encoder.depth: [1, 2]}], seed: [0]}\n"
+    text += "profiles: {quick: {sweep: {seed: {range: 2}, encoder.width: [4, 8]}}}\n"
+    experiment = load_experiment(written(tmp_path, text), profile="quick", overrides=["seed=[5, 6]"])
+    assert list(experiment.sweep) == ["encoder.width", "zip", "seed"]
+
+
+def test_settings_that_need_each_other_may_be_swept_over_a_base_that_suits_them(tmp_path: Path):
+    text = "name: a\nloss: {name: infonce, similarity: dot}\nencoder: {train_ends: true}\n"
+    text += "sweep: {encoder.parametrization: [standard, mup]}\n"
+    assert len(expand(load_experiment(written(tmp_path, text))).trials) == 2
+
+
+def test_values_that_move_together_are_checked_together(tmp_path: Path):
+    text = "name: a\nsweep:\n  zip:\n  - encoder.train_ends: [false, true]\n    encoder.train_hidden: [true, false]\n"
+    assert len(expand(load_experiment(written(tmp_path, text))).trials) == 2
+    message = problems(tmp_path, text.replace("[false, true]", "[false, false]"))
+    assert message.startswith("x.yaml:5: encoder.train_hidden: false leaves nothing to train")
+
+
 def test_a_profile_overrides_and_names_its_own_results(tmp_path: Path):
     experiment = load_experiment(written(tmp_path, FULL), profile="small")
     assert (experiment.name, experiment.budget.steps, experiment.budget.time) == ("full-small", 5, 20)

@@ -231,3 +231,24 @@ def test_bad_input_exits_2_and_writes_nothing(terminal: Terminal):
         assert words in output, output
         assert "Traceback" not in output
     assert sorted(p for p in terminal.folder.rglob("*") if "results/bad" not in str(p)) == before
+
+
+def test_results_are_not_continued_on_a_file_that_changed(terminal: Terminal):
+    rng = np.random.default_rng(0)
+    path = terminal.folder / "pairs.npz"
+    np.savez(path, query=rng.normal(size=(9, 5)), key=rng.normal(size=(9, 5)))
+    content = path.read_bytes()
+    terminal.write(
+        "mine.yaml",
+        "name: mine\ndata: {source: npz, path: pairs.npz, samples: 8}\n"
+        "encoder: {width: 8, depth: 1, embedding_dim: 3}\nbudget: {steps: 20}\n",
+    )
+    terminal("run", "mine.yaml")
+    before = tables(terminal.folder / "results" / "mine")
+    np.savez(path, query=rng.normal(size=(9, 5)), key=rng.normal(size=(9, 5)))
+    for more in ([], ["--set", "budget.steps=40"]):
+        assert "pairs.npz changed since" in terminal("run", "mine.yaml", *more, expect=2)
+    assert_same(before, tables(terminal.folder / "results" / "mine"))
+    path.write_bytes(content)
+    terminal("run", "mine.yaml", "--set", "budget.steps=40")
+    assert load_results(terminal.folder / "results" / "mine").trials.steps.tolist() == [40]

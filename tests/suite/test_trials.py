@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from suite import load_experiment
 from suite.experiment import Budget, Encoder, Experiment, KeyEncoder, TrialSettings
 from suite.reference import ROOT
-from suite.trials import Trial, cells, expand, flatten, missing, trial_id
+from suite.tables import OUTCOMES
+from suite.trials import Trial, cells, expand, flat_settings, flatten, missing, trial_id
 
 HERE = Path(__file__).parent
 QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
@@ -186,6 +187,25 @@ def test_flatten_names_every_setting_by_its_full_path():
     assert flat["optimizer.learning_rate.rule"] == "width"
     assert flat["encoder.key.width"] is None
     assert flat["epsilons"].startswith("[0.1,")
+
+
+def test_a_choice_swept_as_a_whole_has_a_column_with_a_word_for_each_of_its_values():
+    momentum = {"name": "gd", "momentum": 0.9}
+    adam = {"learning_rate": {"c": 0.02, "rule": "width"}, "name": "adam"}
+    slow = {"name": "gd", "schedule": {"name": "inverse-sqrt", "steps": 9}}
+    slower = {"name": "gd", "schedule": {"name": "inverse-sqrt", "steps": 99}}
+    trials = trials_of({"optimizer": ["gd", momentum, adam, slow, slower], "loss": ["infonce", "dcl"]})
+    flat = [flat_settings(trial) for trial in trials]
+    words = [row["optimizer"] for row in flat][::2]
+    assert words == [
+        "gd",
+        "gd-momentum=0.9",
+        "adam-width-c=0.02",
+        "gd-inverse-sqrt-steps=9",
+        "gd-inverse-sqrt-steps=99",
+    ]
+    assert [row["loss.choice"] for row in flat][:2] == ["infonce", "dcl"], "`loss` is what is measured"
+    assert not set(flat[0]) & (set(OUTCOMES.names) - {"trial_id"})
 
 
 FINISHED = {"status": "finished", "steps": 100, "learning_rate": 0.2, "scaled_grad_norm_sq": 1e-2, "checkpoint": "c"}

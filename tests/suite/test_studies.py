@@ -1,0 +1,126 @@
+"""The studies in experiments/: each can be read, and its quick profile runs to a report that says something."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import Terminal
+
+from suite import load_experiment
+from suite.experiment import PREDICTIONS
+from suite.planning import make_plan
+from suite.reference import ROOT, json_schema
+from suite.trials import expand
+
+STUDIES = sorted(path for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "quickstart")
+NAMES = [path.stem for path in STUDIES]
+MOST_SECONDS = 20 * 60
+"""Of all quick profiles together, on two cores."""
+
+
+@pytest.fixture(params=STUDIES, ids=NAMES)
+def study(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_there_is_one_study_per_question():
+    assert len(STUDIES) == 15
+
+
+def test_a_study_asks_a_question_and_says_how_to_answer_it(study: Path):
+    text = study.read_text()
+    assert text.startswith("# yaml-language-server: $schema=../suite/experiment.schema.json\n")
+    jsonschema.validate(yaml.safe_load(text), json_schema())
+    experiment = load_experiment(study)
+    assert experiment.name == study.stem
+    assert experiment.description.endswith("?")
+    assert experiment.laws or experiment.predictions
+    assert set(experiment.predictions) <= PREDICTIONS
+    assert {"quick", "full"} <= set(experiment.profiles)
+
+
+def test_its_profiles_go_from_minutes_to_a_cluster(study: Path):
+    trials = {}
+    for profile in (None, *load_experiment(study).profiles):
+        experiment = load_experiment(study, profile=profile)
+        expansion = expand(experiment)
+        assert expansion.num_duplicates == 0
+        assert experiment.laws or experiment.predictions
+        trials[profile] = len(expansion.trials)
+        seeds = {trial.settings.seed for trial in expansion.trials}
+        assert len(seeds) >= 3, "intervals need three seeds"
+    assert trials["quick"] <= 50
+    assert trials["quick"] <= trials[None] <= 300
+    assert trials[None] < trials["full"] <= 5000
+    assert load_experiment(study, profile="full").resources.gpus
+    assert not load_experiment(study, profile="quick").resources.gpus
+
+
+@pytest.mark.parametrize("profile", [None, "quick", "full"])
+def test_the_controls_are_one_cell_each(profile: str | None):
+    trials = expand(load_experiment(ROOT / "experiments" / "controls.yaml", profile=profile)).trials
+    first = [trial.settings for trial in trials if (trial.settings.seed, trial.settings.encoder.width) == (0, 64)]
+    assert len(first) == 4
+    assert [settings.encoder.linearized for settings in first] == [False, True, False, False]
+    ends_only = [settings.encoder.train_ends and not settings.encoder.train_hidden for settings in first]
+    assert ends_only == [False, False, True, False]
+    assert [settings.data.shuffled_positives for settings in first] == [False, False, False, True]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_profile_for_gpus_is_refused_where_there_is_none(tmp_path: Path):
+    experiment = load_experiment(ROOT / "experiments" / "width.yaml", profile="full")
+    with pytest.raises(ValueError, match="torch sees none on this machine"):
+        make_plan(experiment, results=tmp_path)
+
+
+def test_every_study_is_described():
+    text = (ROOT / "docs" / "studies.md").read_text()
+    for name in NAMES:
+        assert f"experiments/{name}.yaml" in text
+
+
+@pytest.fixture(scope="module")
+def seconds() -> dict[str, float]:
+    """Wall time of each quick profile that has run."""
+    return {}
+
+
+@pytest.mark.studies
+def test_a_quick_profile_ends_with_a_report(study: Path, terminal: Terminal, seconds: dict[str, float]):
+    began = time.monotonic()
+    process = terminal.start("run", str(study), "--profile", "quick", "--results", str(terminal.folder))
+    output, errors = process.communicate(timeout=290)
+    seconds[study.stem] = time.monotonic() - began
+    assert process.returncode == 0, output + errors
+    assert not errors
+    assert not re.search(r"Traceback|Warning", output), output
+    folder = terminal.folder / f"{study.stem}-quick"
+    page = (folder / "report.html").read_text()
+    assert load_experiment(study).description in page
+    assert (terminal.folder / "mlflow.db").exists()
+    trials = pd.read_parquet(folder / "trials.parquet")
+    assert set(trials.status) <= {"finished", "diverged"}
+    for name in ("shares", "passages", "laws", "curves", "displacement"):
+        assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
+    fits = json.loads((folder / "fits.json").read_text())["fits"]
+    assert sum(entry["fit"] is not None for entry in fits) >= len(fits) / 2, [entry["reason"] for entry in fits]
+
+
+@pytest.mark.studies
+def test_all_quick_profiles_take_less_than_twenty_minutes(
+    seconds: dict[str, float], capsys: pytest.CaptureFixture[str]
+):
+    total = sum(seconds.values())
+    with capsys.disabled():
+        print("\nwall seconds of the quick profiles")
+        for name, each in seconds.items():
+            print(f"  {name:<18}{each:6.0f}")
+        print(f"  {'all':<18}{total:6.0f}")
+    assert total < MOST_SECONDS
