@@ -26,7 +26,6 @@ from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import Folder, locked
-from suite.tables import axis_column
 from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:
@@ -395,6 +394,8 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
 
 def swept_paths(experiment: Experiment) -> list[str]:
     """Full paths of all swept settings, in order, as trials.parquet has them."""
+    from suite.tables import axis_column
+
     return [axis_column(path) for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
 
 
