@@ -135,8 +135,17 @@ def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], group: G
     return SweepFit(spec, spec["y"], x, group, fit, "")
 
 
-def write_fits(fits: list[SweepFit], path: Path) -> None:
-    """fits.json: every law with its parameters, or the reason why there are none."""
+def known_command(folder: Path) -> str | None:
+    """The command of the run that fits.json was first written for, if it tells."""
+    try:
+        command = json.loads((folder / "fits.json").read_text(encoding="utf-8")).get("command")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return command if isinstance(command, str) else None
+
+
+def write_fits(fits: list[SweepFit], path: Path, *, command: str) -> None:
+    """fits.json: every law with its parameters, or the reason why there are none; and the command of the run."""
     entries = [
         {
             **{key: f.spec.get(key) for key in ("law", "y", "epsilon", "relative", "among")},
@@ -148,5 +157,5 @@ def write_fits(fits: list[SweepFit], path: Path) -> None:
         }
         for f in fits
     ]
-    content = {"format_version": FITS_VERSION, "fits": entries}
+    content = {"format_version": FITS_VERSION, "command": command, "fits": entries}
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from importlib.metadata import version
@@ -115,7 +116,7 @@ def report(folder: Folder) -> None:
     from analysis.report import write_report
 
     console = Console()
-    _closing_table(write_report(folder, command=_command()), console)
+    _closing_table(write_report(folder), console)
 
 
 @app.command()
@@ -177,7 +178,7 @@ def _closing_table(report: Report, console: Console) -> None:
 
 
 def _command() -> str:
-    return " ".join(["stillpoint", *sys.argv[1:]])
+    return shlex.join(["stillpoint", *sys.argv[1:]])
 
 
 def _short(path: Path) -> Path:

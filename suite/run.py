@@ -395,6 +395,8 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
 
 def swept_paths(experiment: Experiment) -> list[str]:
     """Full paths of all swept settings, in order, as trials.parquet has them."""
+    from suite.tables import axis_column
+
     return [axis_column(path) for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
 
 
