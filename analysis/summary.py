@@ -23,7 +23,8 @@ def print_summary(report: Report, console: Console) -> None:
     shares = share_table(results)
     if shares is not None:
         by = f", by {shares['axis']}" if shares["axis"] else ""
-        table = Table("", *shares["columns"], title=f"stationary trials{by}", title_justify="left")
+        title = f"stationary trials{by}"
+        table = Table("", *shares["columns"], title=title, title_justify="left", min_width=len(title))
         for title, cells in shares["rows"]:
             table.add_row(title, *["" if cell is None else f"{cell[0]}/{cell[1]}" for cell in cells])
         console.print(table)
