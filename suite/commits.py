@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from suite.storage import DamagedError
 from suite.tables import OUTCOMES, PASSAGES, RECORDS
 
 State = dict[str, np.ndarray]
@@ -28,10 +29,6 @@ _SIGNS_OF_DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, TypeError),
     *(EOFError, RuntimeError, OverflowError, FileNotFoundError),
 )
-
-
-class DamagedError(ValueError):
-    """A commit that is absent or cannot be read as it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)

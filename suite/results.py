@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from suite.commits import Address, Commit, DamagedError, decode
-from suite.storage import Folder
+from suite.commits import Address, Commit, decode
+from suite.storage import DamagedError, Folder
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.records import is_record_step, record_steps
 from suite.trials import ENDED, Trial, flat_settings

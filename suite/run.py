@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from suite.commits import DamagedError
 from suite.costs import CostCache
 from suite.experiment import Experiment
 from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
-from suite.storage import Folder, locked
+from suite.storage import DamagedError, Folder, locked
 from suite.tables import axis_column
 from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import torch
 
-from suite.commits import Address, Commit, DamagedError, decode_state, encode
+from suite.commits import Address, Commit, decode_state, encode
 from suite.machine import machine
 from suite.orders import Order, Progress
-from suite.storage import Folder
+from suite.storage import DamagedError, Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.arithmetic import num_parameters
 from suite.training.loop import Job, Loop, Outcome

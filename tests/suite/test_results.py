@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suite.commits import Address, Commit, DamagedError, decode, decode_state, encode
+from suite.commits import Address, Commit, decode, decode_state, encode
 from suite.experiment import Experiment
 from suite.results import Results, ResultsError, read_table, write_table
-from suite.storage import Folder
+from suite.storage import DamagedError, Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, table
 from suite.trials import Trial, expand
 
