@@ -78,7 +78,8 @@ def run(
         raise typer.Exit(INTERRUPTED)
     assert summary.report is not None
     _closing_table(summary.report, console)
-    console.print(f"MLflow  stillpoint ui {_short(summary.folder)}", highlight=False)
+    where = f"stillpoint ui {_short(summary.folder)}" if tracking_uri is None else summary.tracking_uri
+    console.print(f"MLflow  {where}", highlight=False, markup=False)
     if not summary.complete:
         raise typer.Exit(SOME_FAILED)
 

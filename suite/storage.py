@@ -21,6 +21,10 @@ class LockedError(RuntimeError):
     """Another process is writing to this results folder."""
 
 
+class DamagedError(ValueError):
+    """An object that is absent or cannot be read as it was written."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of objects named by relative paths with forward slashes."""

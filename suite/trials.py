@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from suite.columns import axis_column
 from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import ALONE, Budget, Experiment, TrialSettings
 

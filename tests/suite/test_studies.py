@@ -87,7 +87,7 @@ def test_every_study_is_described():
 
 @pytest.fixture(scope="module")
 def seconds(pytestconfig: pytest.Config) -> Iterator[dict[str, float]]:
-    """Wall time of each quick profile that has run; printed at the end. Together they take 10 minutes on 2 idle cores."""
+    """Wall time of each quick profile that has run; printed at the end."""
     taken: dict[str, float] = {}
     yield taken
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
