@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from suite.columns import axis_column
 from suite.costs import CostCache
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment
@@ -426,8 +427,6 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
 
 def swept_paths(experiment: Experiment) -> list[str]:
     """Full paths of all swept settings, in order, as trials.parquet has them."""
-    from suite.tables import axis_column
-
     return [axis_column(path) for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
 
 
