@@ -268,8 +268,8 @@ class Results:
     def _newest_records(self, rows: pa.Table) -> pd.DataFrame:
         """Trial, step, final flag and turn of each row that no later start of its trial replaced; each step once."""
         frame = rows.select(["trial_id", "step", "final", "turn"]).to_pandas()
-        started = frame[frame.step == 0].groupby("trial_id").turn.max()
-        keep = frame.turn >= frame.trial_id.map(started).fillna(frame.turn.min())
+        started = frame.turn.where(frame.step == 0).groupby(frame.trial_id).transform("max")
+        keep = (frame.turn >= started) | started.isna()
         return frame[keep].drop_duplicates(["trial_id", "step"], keep="last")
 
     def _is_final(self, trial_id: str, step: int) -> bool:

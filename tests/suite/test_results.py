@@ -241,7 +241,17 @@ def test_without_any_record_the_tables_are_empty(tmp_path: Path, known: str):
     frames = tables(folder)
     assert frames["records"].columns.tolist() == RECORDS.names
     assert frames["trials"].trial_id.tolist() == IDS
-    assert Results.open(folder).records().empty
+    again = Results.open(folder)
+    assert again.records().empty
+    assert again.drop_incomplete(TRIALS) == ([] if known != "a trial that diverged unrecorded" else IDS[:1])
+    merged(again, closing_epoch=2)
+
+
+def test_records_without_any_start_are_kept(tmp_path: Path):
+    folder = Folder(tmp_path)
+    results = Results.open(folder)
+    results.take(commit(folder, records=(record(IDS[0], 3),), running={IDS[0]: (4, 0.0)}))
+    assert steps_of(results, IDS[0]) == [3]
 
 
 def test_a_damaged_commit_does_not_count_and_an_earlier_checkpoint_does(tmp_path: Path):

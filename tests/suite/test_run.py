@@ -220,7 +220,7 @@ def test_ctrl_c_before_the_first_commit_leaves_a_folder_to_go_on_in(terminal: Te
 def test_sigterm_commits_what_runs_and_the_same_command_goes_on(terminal: Terminal):
     terminal.write("small.yaml", SMALL)
     folder = terminal.folder / "results" / "small"
-    longer = ("run", "small.yaml", "--set", "budget.steps=60000", "--set", "resources.slots=1")
+    longer = ("run", "small.yaml", "--set", "budget.steps=30000", "--set", "resources.slots=1")
     process = terminal.start(*longer)
     while not commits(folder):
         assert process.poll() is None, process.communicate()
