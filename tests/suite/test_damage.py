@@ -9,6 +9,8 @@ import pytest
 from conftest import Terminal
 from test_run import SMALL, assert_same, commits, tables
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Terminal:
