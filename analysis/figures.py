@@ -20,6 +20,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.fitting import fit_law
 from analysis.frames import Results, law_frame, passage_frame, short
 from analysis.laws_of_sweep import WORDS, SweepFit, number, variable
 from analysis.layout import Group, groups, main_axes
@@ -286,7 +287,7 @@ def displacement(results: Results) -> Figure | None:
     if layout.scale is None or frame.empty:
         return None
     scale = layout.scale
-    figure, ax = plt.subplots(figsize=_size(layout, extra=0.8))
+    figure, ax = plt.subplots(figsize=_size(layout, extra=1.2))
     for index, group, color, marker in layout.styled():
         part = group.of(frame)
         if part.empty:
@@ -303,12 +304,16 @@ def displacement(results: Results) -> Figure | None:
 
 
 def _slope(part: pd.DataFrame, scale: Scale) -> str:
-    """The exponent of displacement in the descent regime, where three values or more set it."""
+    """The exponent of displacement in the descent regime with its 95% interval, where the trials set it."""
     settled = part[part.descent_regime.fillna(False).astype(bool)]
     if not scale.is_log or settled[scale.axis].nunique() < 3:
         return ""
-    value = np.polyfit(np.log(settled[scale.axis].astype(float)), np.log(settled.displacement), 1)[0]
-    return f"slope {number(value)}"
+    try:
+        fit = fit_law(settled, law="power", y="displacement", x=scale.axis, hold_out=False)
+    except ValueError:
+        return ""
+    a = fit.parameters["a"]
+    return f"slope {number(-a.value)} [{number(-a.high)}, {number(-a.low)}]"
 
 
 def shares(results: Results) -> Figure | None:

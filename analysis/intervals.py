@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -145,6 +146,8 @@ class _Profile:
             at = side * min(side * (centre + side * step), side * bound)
             outside = self._at(at, nearby)
             if self._excess(outside) > 0:
+                outside = self._at(at, outside)  # a second search may go lower
+            if self._excess(outside) > 0:
                 return self._between(inside, at, nearby, outside, side)
             if at == bound:
                 return bound if bound == 0 else side * np.inf
@@ -152,18 +155,23 @@ class _Profile:
         return side * np.inf
 
     def _between(self, inside: float, outside: float, nearby: Optimum, beyond: Optimum, side: int) -> float:
-        """The crossing between two values, unless it is there only because the search was limited."""
+        """The crossing between two values; infinite where the search, not the data, makes it or does not find it."""
 
         def excess(at: float) -> float:
             start = nearby if abs(at - inside) < abs(at - outside) else beyond
             return self._excess(self._at(at, start))
 
         width = abs(outside - inside)
-        at = float(optimize.brentq(excess, inside, outside, xtol=1e-5 * width, rtol=1e-12))
+        if not excess(inside) < 0 < excess(outside):
+            return side * np.inf
+        tolerances: dict[str, Any] = {"xtol": 1e-5 * width, "rtol": 1e-12, "full_output": True, "disp": False}
+        at, search = optimize.brentq(excess, inside, outside, **tolerances)
+        if not search.converged:
+            return side * np.inf
         theta = self._at(at, nearby).theta
         limits = (self.objective.lower, self.objective.upper)
         limited = any(((theta == limit) & (limit != 0)).any() for limit in limits)
-        return side * np.inf if limited else at
+        return side * np.inf if limited else float(at)
 
     def _at(self, value: float, nearby: Optimum) -> Optimum:
         """The lowest objective at a value: from a nearby point of the profile and, where that ends high, from the
@@ -175,7 +183,11 @@ class _Profile:
         return min(found, again, key=lambda optimum: optimum.local.value)
 
     def _from(self, point: Optimum, value: float) -> Optimum:
-        """Start along the profile's tangent at a point, so that correlated coordinates move with the one held."""
+        """Start along the profile's tangent at a point, so that correlated coordinates move with the one held.
+
+        A point outside the range of floating point numbers has no tangent; the optimum's serves.
+        """
+        point = point if np.isfinite(point.local.value) else self.optimum
         others = (np.arange(len(point.theta)) != self.index) & (
             (point.theta > self.objective.lower) & (point.theta < self.objective.upper)
         )
@@ -186,7 +198,9 @@ class _Profile:
         return minimise(self.objective, start, fixed=self.index, max_iterations=50)
 
     def _excess(self, optimum: Optimum) -> float:
-        return optimum.local.value - self.optimum.local.value - self.rise
+        """How far the profile is above its cutoff; where it leaves the range of floating point numbers, by `rise`."""
+        value = optimum.local.value - self.optimum.local.value - self.rise
+        return value if np.isfinite(value) else self.rise
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -109,10 +109,17 @@ def _fits(results: Results, spec: dict[str, Any]) -> list[SweepFit]:
     try:
         frame = law_frame(results, spec)
         x = tuple("epsilon" if name == "epsilon" else resolve_axis(results, results.trials, name) for name in spec["x"])
-        by = [resolve_axis(results, results.trials, name) for name in _listed(spec.get("by"))]
+        named = [name for name in _listed(spec.get("by")) if not _is_unswept_choice(results, name)]
+        by = [resolve_axis(results, results.trials, name) for name in named]
     except ValueError as error:
         return [SweepFit(spec, spec["y"], tuple(spec["x"]), Group("", {}), None, str(error))]
     return [_fit(frame, spec, x, group) for group in groups(results, by)]
+
+
+def _is_unswept_choice(results: Results, name: str) -> bool:
+    """Whether trials have settings below this name, but no axis of it or below it: they are one group."""
+    is_swept = any(f".{name}." in f".{axis}." for axis in results.axes)
+    return not is_swept and any(f".{name}." in f".{column}" for column in results.trials)
 
 
 def _listed(by: str | list[str] | None) -> list[str]:
@@ -133,8 +140,17 @@ def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], group: G
     return SweepFit(spec, spec["y"], x, group, fit, "")
 
 
-def write_fits(fits: list[SweepFit], path: Path) -> None:
-    """fits.json: every law with its parameters, or the reason why there are none."""
+def known_command(folder: Path) -> str | None:
+    """The command of the run that fits.json was first written for, if it tells."""
+    try:
+        command = json.loads((folder / "fits.json").read_text(encoding="utf-8")).get("command")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return command if isinstance(command, str) else None
+
+
+def write_fits(fits: list[SweepFit], path: Path, *, command: str) -> None:
+    """fits.json: every law with its parameters, or the reason why there are none; and the command of the run."""
     entries = [
         {
             **{key: f.spec.get(key) for key in ("law", "y", "epsilon", "relative", "among")},
@@ -146,5 +162,5 @@ def write_fits(fits: list[SweepFit], path: Path) -> None:
         }
         for f in fits
     ]
-    content = {"format_version": FITS_VERSION, "fits": entries}
+    content = {"format_version": FITS_VERSION, "command": command, "fits": entries}
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import jinja2
 import pandas as pd
 
 from analysis.frames import ENDED, Results, load_results, short
-from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, number, write_fits
+from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
 from analysis.layout import groups, main_axes, word
 from analysis.thresholds import stationary_shares, thresholds
 
@@ -40,21 +41,29 @@ class Report:
     fits: list[SweepFit]
 
 
-def write_report(folder: Path | str, *, command: str) -> Report:
+def write_report(folder: Path | str, *, command: str | None = None) -> Report:
     """Fit the laws, draw the figures and write fits.json, figures/ and report.html.
+
+    `command` is that of the run; left out, the last one told, or one that repeats the run from its folder.
 
     Raises:
         ValueError: the folder holds no results.
     """
     results = load_results(folder)
     assert results.folder is not None
+    command = command or known_command(results.folder) or _repeat(results.folder)
     fits = fit_sweep(results)
-    write_fits(fits, results.folder / "fits.json")
+    write_fits(fits, results.folder / "fits.json", command=command)
     pictures = draw_figures(results, fits, results.folder / "figures")
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return Report(path, results, fits)
+
+
+def _repeat(folder: Path) -> str:
+    """The command that runs a folder's experiment again."""
+    return shlex.join(["stillpoint", "run", str(folder / "experiment.yaml"), "--results", str(folder.parent)])
 
 
 def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:
@@ -119,7 +128,7 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
             "displacement",
             f"Displacement against {axis}",
             "Frobenius distance of all trained weights from their draw at the end of training, one mark per trial; "
-            f"slopes are those of trials in the descent regime.{note}",
+            f"slopes are those of trials in the descent regime, with 95% intervals.{note}",
             lambda: figures.displacement(results),
         ),
     ]

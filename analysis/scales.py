@@ -40,7 +40,7 @@ class Scale:
             return np.array([places[value] for value in column], dtype=float) + shift
         given = np.asarray(column, dtype=float)
         gaps = np.diff(np.log(self.values) if self.is_log else np.asarray(self.values, dtype=float))
-        move = 0.25 * shift * (gaps.min() if len(gaps) else 0.0)
+        move = 0.6 * shift * (gaps.min() if len(gaps) else 0.0)
         return given * np.exp(move) if self.is_log else given + move
 
     def draw(self, ax: Axes) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 FORMS = "a list, {range: n}, {log2: [a, b]} or {geometric: [a, b, n]}"
 
 MOST_VALUES = 1_000_000
+SMALLEST, LARGEST = 1e-150, 1e150
+"""Ends of generated axes; their ratio is a number too."""
 
 
 class AxisError(ValueError):
@@ -59,10 +61,14 @@ def _geometric(argument: Any) -> list[float]:
 
 
 def _numbers(argument: Any, count: int, allowed: str) -> list[float]:
-    good = isinstance(argument, list) and len(argument) == count
-    if not good or any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in argument):
-        raise AxisError(f"{allowed}; got {argument!r}")
+    if not isinstance(argument, list) or len(argument) != count or not all(_is_positive(v) for v in argument):
+        raise AxisError(f"{allowed}, from {SMALLEST:g} to {LARGEST:g}; got {argument!r}")
     return argument
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether it is a number between the ends."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and SMALLEST <= value <= LARGEST
 
 
 def geometric(first: float, last: float, number: int) -> list[float]:

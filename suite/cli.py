@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from importlib.metadata import version
@@ -77,7 +78,8 @@ def run(
         raise typer.Exit(INTERRUPTED)
     assert summary.report is not None
     _closing_table(summary.report, console)
-    console.print(f"MLflow  stillpoint ui {_short(summary.folder)}", highlight=False)
+    where = f"stillpoint ui {_short(summary.folder)}" if tracking_uri is None else summary.tracking_uri
+    console.print(f"MLflow  {where}", highlight=False, markup=False)
     if not summary.complete:
         raise typer.Exit(SOME_FAILED)
 
@@ -115,7 +117,7 @@ def report(folder: Folder) -> None:
     from analysis.report import write_report
 
     console = Console()
-    _closing_table(write_report(folder, command=_command()), console)
+    _closing_table(write_report(folder), console)
 
 
 @app.command()
@@ -177,7 +179,7 @@ def _closing_table(report: Report, console: Console) -> None:
 
 
 def _command() -> str:
-    return " ".join(["stillpoint", *sys.argv[1:]])
+    return shlex.join(["stillpoint", *sys.argv[1:]])
 
 
 def _short(path: Path) -> Path:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -16,9 +20,15 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from suite.storage import DamagedError
 from suite.tables import OUTCOMES, PASSAGES, RECORDS
 
 State = dict[str, np.ndarray]
+
+_SIGNS_OF_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, TypeError),
+    *(EOFError, RuntimeError, OverflowError, FileNotFoundError),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +99,9 @@ def decode(source: Path | BinaryIO) -> Commit:
     """Everything but the states, which are not read.
 
     Raises:
-        zipfile.BadZipFile: the object is damaged.
+        DamagedError: it cannot be read.
     """
-    with zipfile.ZipFile(source) as archive:
+    with _damage_told(source), zipfile.ZipFile(source) as archive:
         meta = json.loads(archive.read("meta.json"))
         return Commit(
             records=_decode_table(archive.read("records.arrow"), RECORDS),
@@ -108,11 +118,10 @@ def decode_state(source: Path | BinaryIO, trial_id: str) -> State:
     """One trial's state; every array's checksum is verified.
 
     Raises:
-        KeyError: the object does not hold this trial.
-        zipfile.BadZipFile: the object is damaged.
+        DamagedError: the object does not hold this trial, or cannot be read.
     """
     prefix = f"states/{trial_id}/"
-    with zipfile.ZipFile(source) as archive:
+    with _damage_told(source), zipfile.ZipFile(source) as archive:
         names = [name for name in archive.namelist() if name.startswith(prefix)]
         if not names:
             raise KeyError(trial_id)
@@ -120,6 +129,14 @@ def decode_state(source: Path | BinaryIO, trial_id: str) -> State:
             name.removeprefix(prefix).removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
             for name in names
         }
+
+
+@contextmanager
+def _damage_told(source: Path | BinaryIO) -> Iterator[None]:
+    try:
+        yield
+    except _SIGNS_OF_DAMAGE as error:
+        raise DamagedError(f"{source} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _encode_table(content: pa.Table) -> bytes:

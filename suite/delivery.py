@@ -10,7 +10,7 @@ from typing import Any
 from suite.commits import Commit
 from suite.results import Results
 from suite.tables import Row
-from suite.tracking import Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted
+from suite.tracking import Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted, sqlite_file
 from suite.trials import ENDED, Trial, flat_settings
 
 SUMMARY = (
@@ -68,7 +68,8 @@ class Delivery:
     @property
     def up_to_date(self) -> bool:
         """Whether MLflow has all of these results from earlier."""
-        return self._mark in self._delivered
+        database = sqlite_file(self._uri)
+        return self._mark in self._delivered and (database is None or database.exists())
 
     def start(self) -> None:
         """Open MLflow in the background and deliver what is known from earlier runs, if it is not there."""

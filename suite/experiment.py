@@ -105,7 +105,7 @@ class TrialSettings(Settings):
     """How the two towers are trained together."""
     optimizer: Annotated[Optimizer, OPTIMIZERS, BeforeValidator(named)] = GradientDescent()
     """How a gradient becomes a step, and at which rate."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Draws data, views and weights; the same seed shares its draw across widths."""
     precision: Literal["float32", "float64"] = "float32"
     """Arithmetic of training and measurement."""
@@ -191,7 +191,7 @@ PREDICTIONS = frozenset(
 class Experiment(TrialSettings):
     """One YAML file: a trial's settings, the sweep over them, and what to do with the results."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
     """Names the results folder: lower-case letters, digits, dots, dashes and underscores."""
     description: str = ""
     """The question in a sentence; shown in the report and in MLflow."""

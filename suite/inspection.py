@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -27,12 +29,23 @@ def show_status(root: Path, console: Console) -> None:
     for trial_id in ids:
         status = saved.outcome(trial_id)["status"]
         counts[status] = counts.get(status, 0) + 1
+    if (unheard := _num_planned(folder) - len(ids)) > 0:
+        counts["pending"] = counts.get("pending", 0) + unheard
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "nothing committed yet"
     console.print(f"{root}: {words}", highlight=False)
+    for path in saved.damaged:
+        console.print(f"  {path} is damaged and does not count", highlight=False, markup=False)
     for trial_id, row in saved.outcomes.items():
         if row["status"] == "failed":
             console.print(f"  {trial_id}: {row.get('error')}", highlight=False, markup=False)
     console.print(_owner_words(folder), highlight=False)
+
+
+def _num_planned(folder: Folder) -> int:
+    """Trials of the last run's sweep; 0 if that is not known."""
+    with suppress(ValueError):
+        return int(json.loads(folder.read("sweep.json")).get("num_trials", 0))
+    return 0
 
 
 def _owner_words(folder: Folder) -> str:

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from suite.axes import AxisError, axis_values
 from suite.experiment import Experiment, TrialSettings
+from suite.law_columns import law_problems
 from suite.registry import Registry
 from suite.trials import EquivalentCellsError, cells, expand
 from suite.yaml_source import ExperimentError, Path_, YamlSource, parse_value, read_yaml
@@ -40,7 +41,7 @@ def load_experiment(path: str | Path, *, overrides: Sequence[str] = (), profile:
     for override in overrides:
         key, value = _parse_override(override)
         _set(source.data, key, value, source, places, f"--set {override}")
-    return _Validation(source, places).experiment()
+    return _Validation(source, places, profile).experiment()
 
 
 def _apply_profile(source: YamlSource, profile: str, places: dict[Path_, str]) -> None:
@@ -49,7 +50,13 @@ def _apply_profile(source: YamlSource, profile: str, places: dict[Path_, str]) -
     if profile not in known:
         raise ExperimentError(f"--profile {profile}: {source.file} has {_listed(known, 'no profiles')}")
     assert isinstance(profiles, dict)
-    for path, value in _leaves(profiles[profile] or {}):
+    overrides = profiles[profile]
+    if not isinstance(overrides, dict):
+        return  # told with the file's other problems
+    for path, value in _leaves(overrides):
+        if path == ("sweep",):
+            source.data["sweep"], places[path] = value, source.place(("profiles", profile, *path))
+            continue
         lines = source.place(("profiles", profile, *path))
         key = ".".join(path)
         _set(source.data, key, value, source, places, lines, axis=path[0] == "sweep")
@@ -87,23 +94,44 @@ def _set(
 ) -> None:
     """Put an override where it belongs: it replaces an axis, adds one, or sets a value."""
     key = key.removeprefix("sweep.")
-    sweep = data.get("sweep")
-    sweep = data["sweep"] = dict(sweep) if isinstance(sweep, dict) else {}
+    sweep = data["sweep"] = dict(data["sweep"]) if isinstance(data.get("sweep"), dict) else {}
     is_axis = (
         axis
         or (isinstance(value, list) and key not in ("epsilons", "laws", "predictions"))
         or _is_generator(value, key)
     )
     if is_axis:
-        _drop_from_zip(sweep, key)
-        sweep[key] = value  # an axis that is replaced keeps its place
+        data["sweep"] = _with_axis(sweep, key, value)
         places[("sweep", key)] = place
         return
     sweep.pop(key, None)
     _drop_from_zip(sweep, key)
     path: Path_ = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    places |= dict.fromkeys([*_replaced(data, path), path], place)
     data[str(path[0])] = _put(data.get(str(path[0])), path[1:], value)
-    places[path] = place
+
+
+def _with_axis(sweep: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The sweep with an axis where it was, or where it moved together with others; a new one comes last."""
+    left = dict(sweep)
+    if key in sweep or not _drop_from_zip(left, key):
+        return sweep | {key: value}
+    made: dict[str, Any] = {}
+    for name in sweep:
+        made |= {name: left[name]} if name in left else {}
+        made |= {key: value} if name == "zip" else {}
+    return made
+
+
+def _replaced(data: Any, path: Path_) -> Iterable[Path_]:
+    """Where a mapping must be made for a value at this path; a choice given by its name becomes one unharmed."""
+    for length in range(1, len(path)):
+        data = data.get(path[length - 1]) if isinstance(data, dict) else None
+        if isinstance(data, list):
+            return
+        is_choice = isinstance(data, str) and ".".join(map(str, path[:length])) in _choice_paths()
+        if not isinstance(data, dict) and not is_choice:
+            yield path[:length]
 
 
 def _put(present: Any, path: Path_, value: Any) -> Any:
@@ -122,27 +150,30 @@ def _is_generator(value: Any, key: str) -> bool:
     return key != "epsilons" and isinstance(value, dict) and len(value) == 1 and next(iter(value)) in kinds
 
 
-def _drop_from_zip(sweep: dict[str, Any], key: str) -> None:
+def _drop_from_zip(sweep: dict[str, Any], key: str) -> bool:
+    """Take an axis out of the groups that move together, if it is in one."""
     groups = sweep.get("zip")
     if not isinstance(groups, list) or not any(isinstance(g, dict) and key in g for g in groups):
-        return
+        return False
     left = [{k: v for k, v in g.items() if k != key} if isinstance(g, dict) else g for g in groups]
     sweep["zip"] = [group for group in left if group]
     if not sweep["zip"]:
         del sweep["zip"]
+    return True
 
 
 class _Validation:
     """Checks one source and gathers its problems."""
 
-    def __init__(self, source: YamlSource, places: dict[Path_, str]) -> None:
-        self._source, self._places = source, places
+    def __init__(self, source: YamlSource, places: dict[Path_, str], profile: str | None) -> None:
+        self._source, self._places, self._profile = source, places, profile
         self._problems: list[tuple[int, str]] = []
 
     def experiment(self) -> Experiment:
         """The experiment, or all problems at once."""
         data = dict(self._source.data)
         data["sweep"] = self._sweep(data.get("sweep"))
+        self._check_profiles(data.get("profiles"))
         experiment = None
         try:
             experiment = Experiment.model_validate(data)
@@ -170,10 +201,23 @@ class _Validation:
         resolved: dict[str, Any] = {}
         for key, form in sweep.items():
             if key == "zip":
-                resolved["zip"] = self._zip(form, set(sweep))
+                resolved["zip"] = self._zip(form, {str(key) for key in sweep})
             elif self._sweepable(("sweep", key), str(key)):
                 resolved[str(key)] = self._axis(("sweep", key), str(key), form)
         return resolved
+
+    def _check_profiles(self, profiles: Any) -> None:
+        """The keys of profiles that are not applied; the one that is, is checked where its values went."""
+        known = {path for path, _ in _paths(Experiment, "")} | set(Experiment.model_fields) - {"profiles"}
+        for name, overrides in profiles.items() if isinstance(profiles, dict) else ():
+            for path, _ in _leaves(overrides) if isinstance(overrides, dict) and name != self._profile else ():
+                place: Path_ = ("profiles", name, *path)
+                key = ".".join(part for part in path if not part.isdigit())
+                if path[0] == "sweep" and len(path) > 1:
+                    if path[1] != "zip":
+                        self._sweepable(place, ".".join(path[1:]))
+                elif key not in known:
+                    self._say(place, f"unknown key {'.'.join(path)!r} in profile {name!r}{_nearest(key, known)}")
 
     def _zip(self, groups: Any, taken: set[str]) -> list[dict[str, list[Any]]]:
         if not (isinstance(groups, list) and groups and all(isinstance(g, dict) and g for g in groups)):
@@ -183,8 +227,9 @@ class _Validation:
             )
             return []
         resolved = []
-        for index, group in enumerate(groups):
+        for index, given in enumerate(groups):
             place: Path_ = ("sweep", "zip", index)
+            group = {str(key): form for key, form in given.items()}
             for key in set(group) & taken:
                 self._say((*place, key), f"{key} is swept twice; keep one of its axes")
             taken |= set(group)
@@ -246,7 +291,9 @@ class _Validation:
         if self._problems:
             return
         try:
-            expand(experiment)
+            trials = expand(experiment).trials
+            for path, words in law_problems(experiment.laws, trials, _choice_paths()):
+                self._say(path, words)
         except ValidationError as error:
             self._note(error, places={"": ("sweep",)})
         except EquivalentCellsError as error:
@@ -393,6 +440,7 @@ _ALLOWED = {
     "finite_number": "it must be finite",
     "literal_error": "write {expected}",
     "string_pattern_mismatch": "use lower-case letters, digits, dots, dashes and underscores, a letter or digit first",
+    "string_too_long": "use at most {max_length} characters",
     "too_short": "write at least {min_length}",
     "invalid_key": "keys must be text",
 }
@@ -440,6 +488,12 @@ def _listed(names: list[str], none: str) -> str:
 def setting_paths() -> dict[str, Any]:
     """Every path of a trial's settings that a sweep may vary, with its type."""
     return dict(_paths(TrialSettings, ""))
+
+
+def _choice_paths() -> set[str]:
+    """Settings that hold a choice, such as `coupling`, by their full path and their last component."""
+    paths = [path for path, kind in setting_paths().items() if models_of(kind)]
+    return {name for path in paths for name in (path, path.rpartition(".")[2])}
 
 
 def _paths(model: type[BaseModel], prefix: str) -> Iterable[tuple[str, Any]]:

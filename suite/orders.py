@@ -46,3 +46,5 @@ class Progress:
     steps_done: int
     running: dict[str, int]
     commits: list[str]
+    unreadable: list[str] = field(default_factory=list)
+    """Checkpoints that cannot be read: their trials began anew."""

@@ -71,6 +71,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     check_data(expansion.trials)
     folder = Folder(Path(results).absolute() / experiment.name)
     saved = Results.open(folder)
+    saved.drop_incomplete(expansion.trials)
     tasks = missing(expansion.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
     needed = experiment.resources
     cache = CostCache(device="cuda" if needed.gpus else "cpu", threads=needed.cpus)

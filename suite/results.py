@@ -12,6 +12,7 @@ import json
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from suite.commits import Address, Commit, decode
-from suite.storage import Folder
+from suite.storage import DamagedError, Folder
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row, table
-from suite.training.records import is_record_step
+from suite.training.records import is_record_step, record_steps
 from suite.trials import ENDED, Trial, flat_settings
 
 UNPLANNED = "unplanned/"
@@ -48,6 +49,8 @@ class Results:
     """Commits of this epoch and earlier ones are all in the tables."""
     num_taken: int = 0
     """Commits taken in since the tables were read."""
+    damaged: list[Path] = field(default_factory=list)
+    """Commits that cannot be read and do not count."""
     _merged: set[str] = field(default_factory=set)
     _closed: set[str] = field(default_factory=set)
     _records: list[tuple[int, pa.Table]] = field(default_factory=list)
@@ -56,6 +59,8 @@ class Results:
     @classmethod
     def open(cls, folder: Folder) -> Results:
         """Read the tables and the commits that are not in them; an absent folder holds nothing.
+
+        A commit that cannot be read is noted in `damaged`, and the rows of an absent table are sought in commits.
 
         Raises:
             ResultsError: a table is damaged or written by a newer version.
@@ -69,8 +74,16 @@ class Results:
 
     def _read(self, part: str) -> None:
         trials = read_table(self.folder, f"{part}trials.parquet")
-        if trials is None:
-            return
+        if trials is not None:
+            self._read_trials(trials, part)
+        for name, schema, kept in (("records", RECORDS, self._records), ("passages", PASSAGES, self._passages)):
+            rows = read_table(self.folder, f"{part}{name}.parquet")
+            if rows is not None:
+                kept.append((_SAVED if not part else _SAVED - 1, _with_schema(rows, schema)))
+            elif trials is not None and not part:
+                kept += self._kept_in_commits(name)
+
+    def _read_trials(self, trials: pa.Table, part: str) -> None:
         if not part:
             state = json.loads(trials.schema.metadata[b"state"])
             self.merged_epoch = state["merged_epoch"]
@@ -80,25 +93,70 @@ class Results:
             trial_id = row["trial_id"]
             self.settings[trial_id] = {key: value for key, value in row.items() if key not in known}
             self.outcomes[trial_id] = {k: v for k, v in row.items() if k in known and v is not None}
-        for name, schema, kept in (("records", RECORDS, self._records), ("passages", PASSAGES, self._passages)):
-            rows = read_table(self.folder, f"{part}{name}.parquet")
-            if rows is not None:
-                kept.append((_SAVED if not part else _SAVED - 1, _with_schema(rows, schema)))
+
+    def _kept_in_commits(self, table_name: str) -> list[tuple[int, pa.Table]]:
+        """Rows of a table that is gone, as far as merged commits are still there for the states in them."""
+        found = [(n, c) for n in self._commits() if self._is_merged(n) and (c := self._readable(n)) is not None]
+        return [(index - len(found), getattr(commit, table_name)) for index, (_, commit) in enumerate(found)]
+
+    def _commits(self) -> list[str]:
+        """Names of all commits, in the order of writing."""
+        found = {name: Address.parse(name) for name in self.folder.names("lanes") if name.endswith(".zip")}
+        return sorted(found, key=lambda name: found[name].order)
+
+    def _is_merged(self, name: str) -> bool:
+        return Address.parse(name).epoch <= self.merged_epoch or name in self._merged
+
+    def _readable(self, name: str) -> Commit | None:
+        """The commit, unless it is damaged, which is noted."""
+        try:
+            return decode(self.folder.path(name))
+        except DamagedError:
+            if self.folder.path(name) not in self.damaged:
+                self.damaged.append(self.folder.path(name))
+            return None
 
     def _leftovers(self) -> list[str]:
         """Commits of a run that did not come to its end, in the order of writing, without those that do not count."""
-        found = {name: Address.parse(name) for name in self.folder.names("lanes") if name.endswith(".zip")}
-        late = {name for name, at in found.items() if at.epoch > self.merged_epoch and name not in self._merged}
+        late = {
+            name: commit for name in self._commits() if not self._is_merged(name) and (commit := self._readable(name))
+        }
         accepted: dict[str, set[str]] = {folder: set() for folder in self._closed}
-        for name in late:
-            commit = decode(self.folder.path(name))
+        for commit in late.values():
             if commit.predecessor is not None:
                 accepted.setdefault(commit.predecessor, set()).update(commit.accepted)
-        valid = [n for n in late if n in accepted.get(n.rpartition("/")[0], {n})]
-        return sorted(valid, key=lambda name: found[name].order)
+        return [n for n in late if n in accepted.get(n.rpartition("/")[0], {n})]
+
+    @property
+    def next_epoch(self) -> int:
+        """The least epoch in which nothing was ever committed."""
+        return 1 + max([self.merged_epoch, *(Address.parse(name).epoch for name in self._commits())])
+
+    def drop_incomplete(self, trials: list[Trial]) -> list[str]:
+        """Forget how far those trials are whose records or passages are not all there; gives their ids."""
+        have: dict[str, set[int]] = {}
+        if self._records:
+            frame = self._newest_records(_concatenated(self._records, RECORDS))
+            have = {str(trial_id): set(steps) for trial_id, steps in frame.groupby("trial_id").step}
+        passed = {trial_id for _, rows in self._passages for trial_id in rows["trial_id"].unique().to_pylist()}
+        dropped = []
+        for trial in trials:
+            trial_id, known = trial.trial_id, self.outcome(trial.trial_id)
+            ended = known["status"] in ENDED
+            if not ended and known.get("checkpoint") is None:
+                continue
+            needed = record_steps(known["steps"], trial.settings.records_per_decade, ended=ended)
+            if not needed <= have.get(trial_id, set()) or (ended and trial_id not in passed):
+                self.outcomes[trial_id] = dict(_PENDING)
+                dropped.append(trial_id)
+        return dropped
 
     def take(self, name: str) -> Commit:
-        """Add what a commit says to what is known; one taken before changes nothing."""
+        """Add what a commit says to what is known; one taken before changes nothing.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
         commit = decode(self.folder.path(name))
         if name in self._merged:
             return commit
@@ -190,10 +248,9 @@ class Results:
     def _compact_records(self, trial_ids: Iterable[str]) -> pa.Table:
         """Each step once, in the order of these trials."""
         rows = _concatenated(self._records, RECORDS)
-        frame = rows.select(["trial_id", "step", "final", "turn"]).to_pandas()
-        started = frame[frame.step == 0].groupby("trial_id").turn.max()
-        keep = frame.turn >= frame.trial_id.map(started).fillna(_SAVED - 1)
-        frame = frame[keep].drop_duplicates(["trial_id", "step"], keep="last")
+        if not rows.num_rows:
+            return RECORDS.empty_table()
+        frame = self._newest_records(rows)
         final = pd.Series([self._is_final(i, s) for i, s in zip(frame.trial_id, frame.step, strict=True)], frame.index)
         stale = frame.final & ~final.astype(bool)
         dropped = [
@@ -202,11 +259,18 @@ class Results:
             if not is_record_step(int(frame.step[index]), self._per_decade(frame.trial_id[index]))
         ]
         frame, final = frame.drop(index=dropped), final.drop(index=dropped)
-        order = frame.assign(position=frame.trial_id.map({i: n for n, i in enumerate(trial_ids)}))
-        order = order.sort_values(["position", "step"]).index
+        placed = frame.assign(position=frame.trial_id.map({i: n for n, i in enumerate(trial_ids)}))
+        order = placed.sort_values(["position", "step"]).index
         kept = rows.take(pa.array(order.to_numpy())).drop_columns("turn")
         flags = pa.array(final[order].to_numpy(dtype=bool))
         return kept.set_column(kept.schema.get_field_index("final"), "final", flags).cast(RECORDS)
+
+    def _newest_records(self, rows: pa.Table) -> pd.DataFrame:
+        """Trial, step, final flag and turn of each row that no later start of its trial replaced; each step once."""
+        frame = rows.select(["trial_id", "step", "final", "turn"]).to_pandas()
+        started = frame.turn.where(frame.step == 0).groupby(frame.trial_id).transform("max")
+        keep = (frame.turn >= started) | started.isna()
+        return frame[keep].drop_duplicates(["trial_id", "step"], keep="last")
 
     def _is_final(self, trial_id: str, step: int) -> bool:
         outcome = self.outcome(trial_id)
@@ -218,6 +282,8 @@ class Results:
     def _compact_passages(self, trial_ids: Iterable[str]) -> pa.Table:
         """Those of trials that have ended, in the order of these trials."""
         rows = _concatenated(self._passages, PASSAGES)
+        if not rows.num_rows:
+            return PASSAGES.empty_table()
         frame = rows.select(["trial_id", "turn"]).to_pandas()
         newest = frame.groupby("trial_id").turn.transform("max") == frame.turn
         ended = frame.trial_id.map(lambda trial_id: self.outcome(trial_id)["status"] in ENDED).astype(bool)
@@ -276,7 +342,8 @@ def read_table(folder: Folder, name: str) -> pa.Table | None:
         version = int((content.schema.metadata or {})[b"format_version"])
     except (pa.ArrowInvalid, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ResultsError(
-            f"{folder.path(name)} is not a table of results: {str(error).rstrip('.')}; restore it or remove it"
+            f"{folder.path(name)} is not a table of results: {str(error).rstrip('.')}; "
+            "restore it from a copy, or move the folder away and train again"
         ) from None
     if version > FORMAT_VERSION:
         raise ResultsError(

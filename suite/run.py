@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from suite.columns import axis_column
 from suite.costs import CostCache
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment
 from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
-from suite.storage import Folder, locked
+from suite.storage import DamagedError, Folder, locked
 from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 MERGE_SECONDS = 600.0
 """Least time between two merges of commits into tables while training goes on."""
+
+CHECK_SECONDS = 1.0
+"""Time given to drawing the data of further seeds before a run."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +91,40 @@ def run(
 
         scheduling.check_address(address)
     folder = Folder(Path(results).absolute() / experiment.name)
+    if address is None and not folder.root.exists():
+        from suite import scheduling
+
+        scheduling.check_home()
     with locked(folder) as lock, interruption() as stopped:
         saved = Results.open(folder)
-        job = _Run(experiment, expansion, folder, saved, max(lock.epoch, saved.merged_epoch + 1), observer)
+        job = _Run(experiment, expansion, folder, saved, max(lock.epoch, saved.next_epoch), observer)
         job.command = command or f"stillpoint run {experiment.name}.yaml"
         return job.complete(address, tracking_uri, stopped, check_lock=lock.check)
 
 
 def check_data(trials: list[Trial]) -> None:
-    """Draw each kind of data once, so that bad data ends a run before anything is trained.
+    """Draw the trials' data, so that bad data ends a run before anything is written or trained.
+
+    Every kind of data is drawn with one seed, and then the other seeds for at most CHECK_SECONDS. Data that is bad for
+    a seed not drawn here fails its own trials, by name.
 
     Raises:
         ValueError: a source cannot give its pairs, or the coupling cannot use them.
     """
     from suite.data.pairs import check_views, draw_pairs
 
-    for (source, coupling), seed in {
-        (trial.settings.data, trial.settings.coupling): trial.settings.seed for trial in trials
-    }.items():
+    draws = dict.fromkeys((t.settings.data, t.settings.coupling, t.settings.seed) for t in trials)
+    first = {(source, coupling): seed for source, coupling, seed in reversed(draws)}
+    for (source, coupling), seed in first.items():
         check_views(draw_pairs(source, seed), coupling)
+    until = time.monotonic() + CHECK_SECONDS
+    for source, seed in {(source, seed): None for source, _, seed in draws}:
+        if time.monotonic() > until:
+            return
+        try:
+            draw_pairs(source, seed)
+        except ValueError as error:
+            raise ValueError(f"{error} (seed {seed})") from None
 
 
 class _Run:
@@ -125,10 +144,15 @@ class _Run:
     ) -> None:
         self.experiment, self.trials, self.folder, self.saved = experiment, expansion.trials, folder, saved
         self.epoch, self.observer = epoch, observer
-        self.sweep = _read_sweep(folder, experiment)
+        self.sweep = _read_sweep(folder, experiment) | {"num_trials": len(self.trials)}
         files = contents(trial.settings.data for trial in self.trials)
         check_unchanged(files, self.sweep.get("files", {}), results=folder.root)
         self.sweep["files"] = self.sweep.get("files", {}) | files
+        for path in saved.damaged:
+            observer.notice(f"{path} is damaged and does not count; what it held is trained again.")
+        if incomplete := saved.drop_incomplete(self.trials):
+            few = ", ".join(incomplete[:3]) + (", …" if len(incomplete) > 3 else "")
+            observer.notice(f"{len(incomplete)} trials lack records or passages and are trained again: {few}")
         self.tasks = missing(self.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
 
     def complete(
@@ -288,6 +312,7 @@ class _Watch:
         self._total = sum(self._price[i] * n for i, n in self._target.items())
         self._ended: set[str] = set()
         self._at: dict[str, int] = {}
+        self._unreadable: set[str] = set()
         self._steps: dict[tuple[str, int], int] = {}
         self._speed: deque[tuple[float, int]] = deque(maxlen=20)
         self._failed = 0
@@ -295,7 +320,11 @@ class _Watch:
 
     def committed(self, name: str) -> None:
         """Take in a commit and hand it to MLflow."""
-        commit = self._job.saved.take(name)
+        try:
+            commit = self._job.saved.take(name)
+        except DamagedError as error:
+            self._job.observer.notice(f"{error}; the next run of this command trains again what it held.")
+            return
         ended = commit.outcomes["trial_id"].to_pylist()
         self._job.saved.judge(stationary_below=self._job.experiment.stationary_below, trial_ids=ended)
         self._ended |= set(ended)
@@ -305,6 +334,10 @@ class _Watch:
     def progressed(self, progress: Progress) -> None:
         """Note how far a lane is."""
         self._at |= progress.running
+        for name in set(progress.unreadable) - self._unreadable:
+            path = self._job.folder.path(name)
+            self._job.observer.notice(f"{path} is damaged: trials that were to go on from it begin anew.")
+        self._unreadable |= set(progress.unreadable)
         self._steps[progress.lane, progress.attempt] = progress.steps_done
 
     def remaining(self, task: Task) -> Task | None:
@@ -394,8 +427,6 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
 
 def swept_paths(experiment: Experiment) -> list[str]:
     """Full paths of all swept settings, in order, as trials.parquet has them."""
-    from suite.tables import axis_column
-
     return [axis_column(path) for key, axis in experiment.sweep.items() for path in _paths_of(key, axis)]
 
 

@@ -6,10 +6,13 @@ import logging
 import os
 import signal
 import socket
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -72,6 +75,26 @@ def check_address(address: str) -> None:
         raise ClusterError(f"no Ray at {address}: {error}; `ray status` on the head node shows its address") from None
 
 
+def check_home() -> None:
+    """See that Ray on this machine can keep its token, which it does in the home folder.
+
+    Raises:
+        ClusterError: the folder cannot be written.
+    """
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        if given or token.exists():
+            return
+        token.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=token.parent).close()
+    except OSError as error:
+        raise ClusterError(
+            f"Ray keeps a token in {token.parent}, which cannot be written ({error.strerror}); "
+            "set HOME to a folder that can"
+        ) from None
+
+
 @contextmanager
 def connected(address: str | None, *, cpus: int) -> Iterator[int]:
     """Ray, local or at an address, as long as the block lasts; gives the number of workers of `cpus` cores.
@@ -84,20 +107,38 @@ def connected(address: str | None, *, cpus: int) -> Iterator[int]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
     try:
-        ray.init(
-            address or "local",
-            configure_logging=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **(local if address is None else {}),
-        )
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        with _own_sigterm():
+            ray.init(
+                address or "local",
+                configure_logging=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                **(local if address is None else {}),
+            )
+            num_cpus = int(ray.cluster_resources().get("CPU", 1))
+    except (OSError, RayError, RuntimeError, ValueError) as error:
         where = f"no Ray at {address}" if address else "Ray cannot be started on this machine"
         raise ClusterError(f"{where}: {error}") from None
     try:
-        yield max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
+        yield max(1, num_cpus // cpus)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: `ray.init` replaces it, and so does the first look at the cluster's state.
+
+    SIGTERM meanwhile acts like Ctrl-C.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -140,9 +181,19 @@ def _measure(arguments: dict[str, Any]) -> Cost:
 
 
 def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) -> dict[str, Cost]:
-    """Cost by shape key, each measured in a task with the resources that its lanes will have."""
+    """Cost by shape key, each measured in a task with the resources that its lanes will have.
+
+    Raises:
+        ValueError: a trial cannot be made from its settings.
+    """
     task = _measure.options(num_cpus=cpus, num_gpus=gpus)
-    return dict(zip(requests, ray.get([task.remote(arguments) for arguments in requests.values()]), strict=True))
+    try:
+        costs = ray.get([task.remote(arguments) for arguments in requests.values()])
+    except RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from None
+        raise
+    return dict(zip(requests, costs, strict=True))
 
 
 @dataclass(frozen=True)

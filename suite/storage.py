@@ -21,6 +21,10 @@ class LockedError(RuntimeError):
     """Another process is writing to this results folder."""
 
 
+class DamagedError(ValueError):
+    """An object that is absent or cannot be read as it was written."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of objects named by relative paths with forward slashes."""
@@ -111,10 +115,11 @@ class Owner:
         """Whether the folder must be taken as in use: not released, its process living, its heartbeat recent."""
         if self.released or time.time() - self.heartbeat > HEARTBEAT_LOST_SECONDS:
             return False
-        return self.host != socket.gethostname() or _process_lives(self.pid)
+        return self.host != socket.gethostname() or process_lives(self.pid)
 
 
-def _process_lives(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Whether a process of this host has this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -7,74 +7,30 @@ from typing import Any
 
 import pyarrow as pa
 
+from suite import columns
+from suite.columns import Kind
+
 FORMAT_VERSION = 1
 """Written into every Parquet file; a reader takes its own and older ones."""
 
 Row = dict[str, Any]
 
-_MEASURED = (
-    "loss",
-    "grad_norm_sq",
-    "scaled_grad_norm_sq",
-    "running_min_scaled_grad_norm_sq",
-    "running_mean_scaled_grad_norm_sq",
-    "running_max_scaled_grad_norm_sq",
-    "violating_share",
-    "checkable_share",
-    "displacement",
-    "relative_displacement",
-    "grad_norm_sq_query",
-    "grad_norm_sq_key",
-    "scaled_update_norm_sq",
-    "dead_share_query",
-    "dead_share_key",
-    "clamped_share",
-)
+_TYPES: dict[Kind, pa.DataType] = {
+    "text": pa.string(),
+    "whole": pa.int64(),
+    "number": pa.float64(),
+    "bool": pa.bool_(),
+    "list": pa.list_(pa.float64()),
+}
 
 
-def _schema(*groups: tuple[pa.DataType, tuple[str, ...]]) -> pa.Schema:
-    return pa.schema([(name, kind) for kind, names in groups for name in names])
+def _schema(kinds: dict[str, Kind]) -> pa.Schema:
+    return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
 
 
-RECORDS = _schema(
-    (pa.string(), ("trial_id",)),
-    (pa.int64(), ("step",)),
-    (pa.float64(), ("time",)),
-    (pa.int64(), ("timestamp_ms",)),
-    (pa.float64(), _MEASURED),
-    (pa.list_(pa.float64()), ("grad_norm_sq_by_layer",)),
-    (pa.bool_(), ("final",)),
-)
-"""One measured step of one trial; layers are counted through the query tower, then the key tower."""
-
-PASSAGES = _schema(
-    (pa.string(), ("trial_id",)),
-    (pa.float64(), ("epsilon",)),
-    (pa.bool_(), ("relative", "at_init", "reached")),
-    (pa.int64(), ("steps_to_stationarity",)),
-    (pa.float64(), ("time_to_stationarity",)),
-    (pa.int64(), ("stay_steps",)),
-)
-"""When a trial first came below one threshold, and from which step on it stayed there."""
-
-OUTCOMES = _schema(
-    (pa.string(), ("trial_id", "status", "ended_by", "error", "log_path")),
-    (pa.int64(), ("steps",)),
-    (pa.float64(), ("time", "learning_rate", "loss_init", "scaled_grad_norm_sq_init", *_MEASURED, "slack")),
-    (pa.bool_(), ("stationary", "descent_regime")),
-    (pa.int64(), ("num_parameters",)),
-    (pa.float64(), ("wall_seconds",)),
-    (pa.int64(), ("slots", "epoch", "attempt")),
-    (pa.string(), ("lane", "started_at", "ended_at", "checkpoint", "code_version", "torch_version")),
-    (pa.string(), ("python_version", "ray_version", "hardware", "host")),
-)
-"""How a trial ended: its part of trials.parquet beside its settings. Pending trials have a status and perhaps a
-checkpoint; everything else is null."""
-
-
-def axis_column(path: str) -> str:
-    """Where trials.parquet has the values of an axis: under its path, or beside a measurement of that name."""
-    return f"{path}.choice" if path in OUTCOMES.names else path
+RECORDS = _schema(columns.RECORDS)
+PASSAGES = _schema(columns.PASSAGES)
+OUTCOMES = _schema(columns.OUTCOMES)
 
 
 def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:

@@ -13,17 +13,24 @@ import logging
 import math
 import os
 import re
+import shutil
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from suite.storage import process_lives
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,6 +59,8 @@ MLFLOW_STATUS: Mapping[str, str] = {
 MAX_PARAMS_PER_BATCH = 100
 MAX_VALUE_LENGTH = 5000
 RUNS_PER_PAGE = 1000
+UNFINISHED = ".mlflow-unfinished."
+"""Begins the name of a folder in which a database is being made."""
 GATHER_SECONDS = 0.5
 ATTEMPTS_WHEN_CLOSING = 3
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
@@ -329,6 +338,7 @@ class _Mirror:
     def opened(cls, uri: str, sweep: Sweep, artifact_root: Path) -> _Mirror:
         """Connect, make what is missing, and look all runs of the sweep up once."""
         client = _client(uri)
+        _relocate(sqlite_file(uri), artifact_root)
         experiment_id = _experiment_id(client, sweep.name, None if uri.startswith("http") else artifact_root)
         runs = list(_runs(client, experiment_id, sweep.sweep_id))
         parent = next((run for run in runs if run.data.tags.get("kind") == "sweep"), None)
@@ -501,30 +511,86 @@ def _set_environment() -> None:
 
 
 def _client(uri: str) -> MlflowClient:
-    """Import MLflow without a word on the terminal, and make a client."""
+    """Import MLflow without a word on the terminal, and make a client and the database if need be."""
     _set_environment()
     warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy|google|pydantic)\b.*")
-    _probe(uri)
+    database = sqlite_file(uri)
+    if database is None or database.exists():
+        _probe(uri)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if database is not None and not database.exists():
+        _create_database(database)
     return MlflowClient(tracking_uri=uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite tracking store; None for any other store."""
+    _, found, path = uri.partition("sqlite:///")
+    path = path.partition("?")[0]
+    return Path(path) if found and path and path != ":memory:" else None
 
 
 def _probe(uri: str) -> None:
     """Fail at once for a database that cannot be opened: MLflow itself would retry for minutes without a word."""
     if uri.split(":")[0].split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}:
-        from sqlalchemy import create_engine, inspect, make_url
+        from sqlalchemy import create_engine, inspect
 
-        url = make_url(uri)
-        if url.drivername.startswith("sqlite") and url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url)
+        engine = create_engine(uri)
         try:
             inspect(engine).has_table("experiments")
         finally:
             engine.dispose()
+
+
+def _create_database(database: Path) -> None:
+    """Make a database with all its tables, which takes MLflow seconds, or none: a kill leaves a folder that is ignored.
+
+    Of two processes that do so at once, the second uses what the first has made.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(database.parent)
+    prefix = f"{UNFINISHED}{socket.gethostname()}.{os.getpid()}."
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=prefix) as folder:
+        made = Path(folder) / database.name
+        store = SqlAlchemyStore(f"sqlite:///{made}", (database.parent.resolve() / "mlartifacts").as_uri())
+        store.engine.dispose()
+        with suppress(FileExistsError):
+            os.link(made, database)
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Remove what processes of this host that are dead left of databases they were making."""
+    for folder in parent.glob(f"{UNFINISHED}{socket.gethostname()}.*"):
+        pid = folder.name.split(".")[-2]
+        if pid.isdigit() and not process_lives(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _relocate(database: Path | None, artifact_root: Path) -> None:
+    """Let runs find their files again after the folder with the database and the files was moved or copied.
+
+    MLflow keeps absolute paths, and would write the files of later runs to the old place.
+    """
+    if database is None or database.resolve().parent != artifact_root.resolve().parent:
+        return
+    here = artifact_root.resolve().as_uri()
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        known = connection.execute("select distinct artifact_location from experiments").fetchall()
+        for (old,) in known:
+            if old != here and old.startswith("file:") and old.endswith(f"/{artifact_root.name}"):
+                moved = (here, len(old) + 1, len(old) + 1, f"{old}/")
+                connection.execute(
+                    "update experiments set artifact_location = ? where artifact_location = ?", (here, old)
+                )
+                connection.execute(
+                    "update runs set artifact_uri = ? || substr(artifact_uri, ?) where substr(artifact_uri, 1, ?) = ?",
+                    moved,
+                )
 
 
 def _experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:
@@ -572,6 +638,7 @@ def _reason(error: Exception) -> str:
         (r"(?i)timed out|timeout", "no answer in time"),
         (r"(?i)name or service|resolve|getaddrinfo|name resolution", "unknown host"),
         (r"(?i)locked", "the database is locked"),
+        (r"table \S+ already exists|duplicate column", "a run was killed while it made this database: move it away"),
     ):
         if re.search(pattern, text):
             return reason
@@ -620,7 +687,22 @@ def serve(folder: Path, *, host: str, port: int) -> int:
     print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     uri = f"sqlite:///{database}"
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        return server.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _end_group(server)
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process and those it has started: MLflow's server leaves its workers behind when it is ended alone."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+    try:
+        leader.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(leader.pid, signal.SIGKILL)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from suite.columns import axis_column
 from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import ALONE, Budget, Experiment, TrialSettings
 
@@ -219,8 +220,6 @@ def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 def flat_settings(trial: Trial) -> dict[str, Any]:
     """Every setting by its full path, and a word for each axis whose values are choices, such as `coupling`."""
-    from suite.tables import axis_column
-
     flat = flatten(trial.settings)
     return flat | {axis_column(path): _word(value) for path, value in trial.axes.items() if path not in flat}
 

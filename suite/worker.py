@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from suite.commits import Address, Commit, decode_state, encode
 from suite.machine import machine
 from suite.orders import Order, Progress
-from suite.storage import Folder
+from suite.storage import DamagedError, Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.arithmetic import num_parameters
 from suite.training.loop import Job, Loop, Outcome
@@ -29,6 +30,7 @@ class Attempt:
         torch.set_num_threads(order.threads)
         self._order, self._report, self._stopping = order, report, stopping
         self._folder = Folder(order.root)
+        self._unreadable: list[str] = []
         self._loop = Loop(
             [self._job(task) for task in order.tasks],
             slots=order.slots,
@@ -57,14 +59,21 @@ class Attempt:
         return self._commits
 
     def _job(self, task: Task) -> Job:
-        state = None
-        if task.checkpoint is not None:
+        """From its checkpoint, or from its start if there is none that can be read."""
+        fresh = Job(trial_id=task.trial_id, settings=task.settings)
+        if task.checkpoint is None:
+            return fresh
+        try:
             state = decode_state(self._folder.path(task.checkpoint), task.trial_id)
-        return Job(trial_id=task.trial_id, settings=task.settings, state=state, seconds=task.seconds)
+        except DamagedError:
+            self._unreadable.append(task.checkpoint)
+            return fresh
+        return replace(fresh, state=state, seconds=task.seconds)
 
     def _tell(self) -> None:
         loop, order = self._loop, self._order
-        self._report(Progress(order.lane, order.attempt, loop.steps_done, loop.running_steps(), list(self._commits)))
+        running, commits = loop.running_steps(), list(self._commits)
+        self._report(Progress(order.lane, order.attempt, loop.steps_done, running, commits, self._unreadable))
 
     def _commit(self) -> None:
         """All rows since the last commit, and every state needed to go on, as one object."""

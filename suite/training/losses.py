@@ -181,8 +181,8 @@ class InfoNCE(Loss):
     """InfoNCE with other samples as negatives: -log exp(s_ii/tau) / sum_j exp(s_ij/tau) (van den Oord et al. 2018,
     eq. 4).
 
-    Infimum: 0 for dot (not attained); at least log(1 + (n-1) exp(-n / ((n-1) tau))) for cosine, attained if and only
-    if d >= n - 1; with k drawn negatives at least log(1 + k exp(-2 / tau)).
+    Infimum: 0 for dot (not attained; approached if d >= 2); at least log(1 + (n-1) exp(-n / ((n-1) tau))) for cosine,
+    attained if and only if d >= n - 1; with k < n - 1 drawn negatives at least log(1 + k exp(-2 / tau)).
     """
 
     name: Literal["infonce"] = "infonce"
@@ -279,8 +279,8 @@ class Sigmoid(Loss):
     """SigLIP's loss: each pair is classified by itself, sum_ij softplus(-y_ij (t s_ij + b)) / n with y_ij = 1 for
     positives and -1 for all others (Zhai et al. 2023, section 3.2).
 
-    Infimum: a convex minimum over the mean cosine of positives, attained if d >= n, and if d >= n - 1 where that mean
-    is 1; 0 with a trained scale (not attained). Cosine only.
+    Infimum: a convex minimum over the mean cosine a of positives, attained if d >= n (d >= n - 1 suffices where a = 1,
+    d >= 1 where a = -1); 0 with a trained scale (not attained). Cosine only.
     """
 
     unsuited: ClassVar[Reasons] = {"dot": "has its scale twice, in t and in the embeddings' norms"}
@@ -320,8 +320,10 @@ class Sigmoid(Loss):
             return self.scale * a + self.bias, self.scale * c + self.bias
 
         def slope(a: float) -> float:
+            """Log ratio of the two terms of the derivative in a: of its sign, and increasing."""
             positive, negative = scores(a)
-            return (samples - 2) / 2 * np.exp(-np.logaddexp(0, -negative)) - np.exp(-np.logaddexp(0, positive))
+            weight = math.log((samples - 2) / 2) if samples > 2 else -math.inf
+            return weight - float(np.logaddexp(0, -negative) - np.logaddexp(0, positive))
 
         if slope(1.0) <= 0:
             best, dimensions = 1.0, samples - 1

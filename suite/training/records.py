@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 
 def next_record_step(step: int, per_decade: int) -> int:
@@ -21,3 +22,13 @@ def next_record_step(step: int, per_decade: int) -> int:
 def is_record_step(step: int, per_decade: int) -> bool:
     """Whether the grid holds this step."""
     return next_record_step(step - 1, per_decade) == step
+
+
+@lru_cache(maxsize=4096)
+def record_steps(step: int, per_decade: int, *, ended: bool) -> frozenset[int]:
+    """The steps that a trial has in its records: those before `step`, and `step` itself if it ended there."""
+    steps, at = set(), 0
+    while at < step:
+        steps.add(at)
+        at = next_record_step(at, per_decade)
+    return frozenset(steps | {step} if ended else steps)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -376,3 +376,31 @@ def test_wilson_interval(successes: int, trials: int, low: float, high: float) -
 def test_wilson_interval_refuses_impossible_counts() -> None:
     with pytest.raises(ValueError, match="11 successes of 10 trials"):
         wilson_interval(11, 10)
+
+
+def few_rows(number: int) -> pd.DataFrame:
+    """A sweep of one to three seeds and three to five widths: any trend, any noise, rows censored at random."""
+    rng = np.random.default_rng(number)
+    seeds, widths = range(rng.integers(1, 4)), 2.0 ** np.arange(5, 5 + rng.integers(3, 6))
+    frame = pd.MultiIndex.from_product([seeds, widths], names=["seed", "encoder.width"]).to_frame(index=False)
+    noise = rng.choice([0, 0.01, 0.1, 0.5, 2]) * rng.normal(size=len(frame))
+    trend = rng.choice([50, 3e4]) * frame["encoder.width"] ** -rng.choice([-1, 0, 0.3, 1, 3])
+    rows = np.maximum(np.round((rng.choice([0, 10, 300]) + trend) * np.exp(noise)), 1)
+    return frame.assign(T=rows, censored=rng.random(len(frame)) < rng.choice([0, 0.2, 0.5]))
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(st.integers(0, 100_000))
+@example(47)
+@example(137)
+@example(193)
+def test_few_rows_have_a_fit_with_open_limits_or_a_reason_in_words(number: int) -> None:
+    """Numbers above are tables whose profile once had no bracket, or left the range of floating point numbers."""
+    try:
+        found = fit(few_rows(number), "offset-power", censored="censored")
+    except ValueError as error:
+        if "needs at least" not in str(error):
+            raise
+        return
+    assert all(estimate.low <= estimate.high for estimate in found.parameters.values())
+    json.dumps(found.to_dict(), allow_nan=False)

@@ -17,6 +17,7 @@ from analysis import figures, fit_law, load_results
 from analysis.frames import Results, law_frame, passage_frame
 from analysis.laws_of_sweep import fit_sweep
 from analysis.report import share_table, write_report
+from analysis.scales import Scale
 from analysis.summary import print_summary
 from analysis.thresholds import stationary_shares, thresholds
 
@@ -174,6 +175,45 @@ def test_a_report_written_again_differs_in_its_date_alone(full: Path, tmp_path: 
     assert pages[0] == pages[1]
     figures = [{p.name: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in ("one", "two")]
     assert figures[0] == figures[1]
+
+
+def test_a_report_written_later_still_tells_the_command_of_the_run(full: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    write_report(folder)
+    again = f"stillpoint run {folder}/experiment.yaml --results {tmp_path}"
+    assert f"To repeat it: <code>{again}</code>" in (folder / "report.html").read_text()
+    write_report(folder, command="stillpoint run x.yaml")
+    write_report(folder)
+    assert "To repeat it: <code>stillpoint run x.yaml</code>" in (folder / "report.html").read_text()
+
+
+def test_each_method_of_the_laws_is_an_item_of_its_own(full: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    report = write_report(folder, command="x")
+    methods = {fitted.fit.method for fitted in report.fits if fitted.fit}
+    page = (folder / "report.html").read_text()
+    assert len(methods) > 1
+    assert all(page.count(f"<li>{method}</li>") == 1 for method in methods)
+
+
+def test_slopes_of_displacement_have_intervals(full: Path):
+    results = load_results(full)
+    figure = figures.displacement(replace(results, trials=results.trials.assign(descent_regime=True)))
+    assert figure is not None
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    figures.plt.close(figure)
+    assert len(words) == 2
+    assert all(re.search(r"slope \S+ \[\S+, \S+\]$", word) for word in words)
+
+
+def test_groups_stand_side_by_side_within_their_value():
+    for count in (2, 3, 8):
+        scale = Scale("encoder.width", [32, 64, 128], ["32", "64", "128"], True)
+        places = np.log2([scale.at([64], index, count)[0] for index in range(count)])
+        assert np.diff(places).min() > 0.04, "wider than a mark"
+        assert np.ptp(places) < 0.5, "nearer to its own value than to the next"
 
 
 @pytest.mark.parametrize("case", DEGENERATE)

@@ -104,5 +104,10 @@ def test_files_named_on_the_page_are_there():
         assert name in ours or (ROOT / name).exists(), name
 
 
+def test_columns_of_losses_have_their_place_where_the_page_says():
+    (name,) = re.findall(r"`diagnostics` \(columns of its own, which need a place in `(.*?)`\)", PAGE)
+    assert '"clamped_share"' in (ROOT / name).read_text()
+
+
 def test_an_experiment_may_name_every_law():
     assert set(get_args(LawSpec.model_fields["law"].annotation)) == set(LAWS)

@@ -79,6 +79,17 @@ BAD = [
     ("name: a\nsweep:\n  seed: [1]\n  zip: [{seed: [1, 2]}]\n", ["x.yaml:4:", "swept twice"]),
     ("name: a\nsweep: {seed: {range: 100000000}}\n", ["x.yaml:2:", "100,000,000", "1,000,000"]),
     ("name: a\nsweep: {seed: {range: 2000}, data.samples: {range: 1797}}\n", ["3,594,000 trials", "1,000,000"]),
+    ("name: a\nsweep:\n  encoder.width: {log2: [1, 1e400]}\n", ["x.yaml:3:", "log2 takes", "[1, inf]", "1e+150"]),
+    ("name: a\nsweep:\n  encoder.width: {geometric: [1, 2, .nan]}\n", ["x.yaml:3:", "geometric takes", "nan"]),
+    ("name: a\nepsilons: {log2: [.inf, 1]}\n", ["x.yaml:2:", "log2 takes", "inf"]),
+    ("name: a\nsweep:\n  zip:\n  - {1: [3]}\n", ["x.yaml:4:", "unknown setting '1'"]),
+    ("name: a\nseed: 9223372036854775808\n", ["x.yaml:2:", "at most 9223372036854775807"]),
+    ("name: a\nsweep:\n  seed: [0, 9223372036854775808]\n", ["x.yaml:3:", "at most 9223372036854775807"]),
+    (f"name: {'a' * 101}\n", ["x.yaml:1:", "at most 100 characters"]),
+    ("name: a\ndata: {source: digits, input_dim: 5}\n", ["x.yaml:2:", "'data.input_dim'. Known: center, samples"]),
+    ("name: a\nprofiles:\n  p: {encoder: {widht: 3}}\n", ["x.yaml:3:", "profile 'p'", "'encoder.width'?"]),
+    ("name: a\nprofiles:\n  p:\n    budgt: {steps: 3}\n", ["x.yaml:4:", "'budgt.steps'", "'budget.steps'?"]),
+    ("name: a\nprofiles:\n  p: {sweep: {encoder.widht: [3]}}\n", ["x.yaml:3:", "did you mean 'encoder.width'?"]),
     ("seed: 1\n", ["x.yaml:1:", "name is missing"]),
     ("name: Hello World\n", ["x.yaml:1:", "'Hello World'", "lower-case"]),
     ("name: 3\n", ["x.yaml:1:", "got 3", "quotes"]),
@@ -107,9 +118,27 @@ def test_all_problems_are_told_at_once(tmp_path: Path):
     assert [line.split(": ")[0] for line in message.splitlines()] == ["x.yaml:1", "x.yaml:2", "x.yaml:4", "x.yaml:6"]
 
 
+@pytest.mark.parametrize("first", ["encoder.depth: [0, 2]", "encoder.depth: [0]"])
+@pytest.mark.parametrize("line", [3, 4, 5])
+def test_a_bad_value_is_told_at_its_own_axis_alone(tmp_path: Path, first: str, line: int):
+    axes = ["encoder.width: [8, 16]", "seed: [1, 2]"]
+    axes.insert(line - 3, first)
+    message = problems(tmp_path, "name: a\nsweep:\n" + "".join(f"  {axis}\n" for axis in axes))
+    assert message == f"x.yaml:{line}: encoder.depth: got 0; it must be at least 1"
+
+
+@pytest.mark.parametrize("profile", ["3", "[3]", ""])
+def test_a_profile_that_is_no_mapping_is_told_when_it_is_chosen(tmp_path: Path, profile: str):
+    message = problems(tmp_path, f"name: a\nprofiles:\n  p: {profile}\n", profile="p")
+    assert message.startswith("x.yaml:3: profiles.p: got")
+    assert "write a mapping" in message
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("seed.foo=3", ["--set seed.foo=3: seed: got {'foo': 3}", "whole number"]),
+        ("encodr.width=3", ["--set encodr.width=3: unknown key", "'encoder'?"]),
         ("encoder.width", ["--set encoder.width", "KEY=VALUE"]),
         ("encoder.widht=3", ["--set encoder.widht=3", "did you mean 'width'?"]),
         ("encoder.width=[a", ["--set encoder.width=[a", "not YAML"]),
@@ -122,6 +151,59 @@ def test_a_bad_override_is_told_as_it_was_typed(tmp_path: Path, override: str, w
     message = problems(tmp_path, "name: a\n", overrides=[override])
     for word in words:
         assert word in message
+
+
+LAWFUL = """name: a
+sweep:
+  encoder.width: [8, 16]
+  loss.similarity: [dot, cosine]
+laws:
+- law: power
+  y: {y}
+  x: {x}
+  by: {by}
+"""
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        ({"y": "steps_to_stationarty"}, ["x.yaml:7: laws.0.y", "did you mean 'steps_to_stationarity'?"]),
+        ({"y": "epsilon"}, ["x.yaml:7: laws.0.y", "'epsilon'", "time_to_stationarity"]),
+        ({"y": "status"}, ["x.yaml:7: laws.0.y", "'status'"]),
+        ({"x": "encoder.widht"}, ["x.yaml:8: laws.0.x", "did you mean 'encoder.width'?", "Known: epsilon, width"]),
+        ({"x": "[width, dpth]"}, ["x.yaml:8: laws.0.x: 'dpth'", "did you mean 'depth'?"]),
+        ({"x": "similarity"}, ["x.yaml:8: laws.0.x", "'similarity' has no numbers"]),
+        ({"x": "name"}, ["x.yaml:8: laws.0.x", "coupling.name, ", "give the full path"]),
+        ({"y": "displacement", "x": "epsilon"}, ["x.yaml:8: laws.0.x: 'epsilon'", "Known: width"]),
+        ({"by": "similarty"}, ["x.yaml:9: laws.0.by", "did you mean 'similarity'?"]),
+        ({"by": "[width, epsilon]"}, ["x.yaml:9: laws.0.by: 'epsilon'", "Known: similarity, width"]),
+        ({"by": "loss"}, ["x.yaml:9: laws.0.by: 'loss'", "Known: similarity, width"]),
+    ],
+    ids=str,
+)
+def test_a_law_of_something_that_is_no_column_is_refused_before_training(tmp_path: Path, law, words: list[str]):
+    fine = {"y": "steps_to_stationarity", "x": "width", "by": "similarity"}
+    message = problems(tmp_path, LAWFUL.format(**fine | law))
+    for word in words:
+        assert word in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        {},
+        {"y": "loss", "x": "encoder.width", "by": "[seed, loss.similarity]"},
+        {"x": "epsilon", "by": "width"},
+        {"x": "depth", "by": "coupling"},
+        {"y": "time_to_stationarity", "x": "num_parameters"},
+    ],
+    ids=str,
+)
+def test_a_law_may_name_what_the_results_hold(tmp_path: Path, law):
+    fine = {"y": "steps_to_stationarity", "x": "width", "by": "similarity"}
+    load_experiment(written(tmp_path, LAWFUL.format(**fine | law)), overrides=["encoder.width=8"] if law else [])
 
 
 FULL = """
@@ -175,6 +257,20 @@ def test_an_override_takes_one_axis_out_of_a_zip(tmp_path: Path):
     trials = expand(experiment).trials
     assert {(t.settings.data.samples, t.settings.loss.temperature) for t in trials} == {(6, 1), (6, 2.5)}
     assert len(trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("encoder.width=[4, 5]", "m4-n4-tau1-s0"),
+        ("data.samples=[5, 6]", "m8-tau1-n5-s0"),
+        ("seed=[7]", "m8-n4-tau1-s7"),
+        ("encoder.depth=[1]", "m8-n4-tau1-s0-L1"),
+    ],
+)
+def test_an_override_of_an_axis_keeps_its_place_in_names(tmp_path: Path, override: str, first: str):
+    experiment = load_experiment(written(tmp_path, FULL), overrides=[override])
+    assert expand(experiment).trials[0].name == first
 
 
 def test_an_axis_that_is_replaced_keeps_its_place(tmp_path: Path):

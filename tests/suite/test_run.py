@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -35,6 +36,24 @@ resources: {slots: 1}
 sweep:
   encoder.width: [32, 64]
   seed: {range: 20}
+"""
+LATE = """
+name: late
+data: {source: npz, path: pairs.npz, samples: 8}
+encoder: {width: 11, depth: 1, embedding_dim: 3}
+budget: {steps: 50}
+"""
+SPOIL = """
+import sys
+
+def spoil(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("pairs.npz") and "default_worker" in sys.argv[0]:
+        import numpy as np
+        np.savez("spoilt.npz", query=np.eye(4))
+        import os
+        os.replace("spoilt.npz", arguments[0])
+
+sys.addaudithook(spoil)
 """
 NUM_RECORDS = sum(is_record_step(step, 16) for step in range(200)) + 1
 CLOCKS = ["timestamp_ms", "wall_seconds", "started_at", "ended_at"]
@@ -183,6 +202,43 @@ def test_a_driver_killed_in_mid_sweep_loses_and_doubles_nothing(tmp_path: Path, 
 
 
 @pytest.mark.cluster
+def test_ctrl_c_before_the_first_commit_leaves_a_folder_to_go_on_in(terminal: Terminal):
+    terminal.write("small.yaml", SMALL)
+    folder = terminal.folder / "results" / "small"
+    process = terminal.start("run", "small.yaml", "--set", "budget.steps=100000")
+    while not (folder / "sweep.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in output + errors
+    assert "6 trials trained" in terminal("run", "small.yaml")
+
+
+@pytest.mark.cluster
+def test_sigterm_commits_what_runs_and_the_same_command_goes_on(terminal: Terminal):
+    terminal.write("small.yaml", SMALL)
+    folder = terminal.folder / "results" / "small"
+    longer = ("run", "small.yaml", "--set", "budget.steps=30000", "--set", "resources.slots=1")
+    process = terminal.start(*longer)
+    while not commits(folder):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    counted = sum(int(n) for n in re.findall(r"(\d+) (?:pending|finished)", terminal("status", "results/small")))
+    assert counted == 6, "before the first merge, all planned trials are counted"
+    os.kill(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in output + errors
+    frame = pd.read_parquet(folder / "trials.parquet")
+    assert len(frame) == 6
+    assert (frame.checkpoint.notna() & (frame.status == "pending")).any(), "what was running was not committed"
+    left = int((frame.status == "pending").sum())
+    assert f"{left} trials trained" in terminal(*longer)
+
+
+@pytest.mark.cluster
 def test_ctrl_c_keeps_what_was_done_and_a_second_run_is_kept_out_meanwhile(terminal: Terminal, home: Path):
     terminal.write("long.yaml", LONG)
     folder = terminal.folder / "results" / "long"
@@ -206,6 +262,51 @@ def test_ctrl_c_keeps_what_was_done_and_a_second_run_is_kept_out_meanwhile(termi
     final = pd.read_parquet(folder / "trials.parquet")
     assert final.status.tolist() == ["finished"] * 40
     assert np.all(final.steps == 700)
+
+
+def test_data_bad_for_one_seed_alone_exits_2_and_names_it(terminal: Terminal):
+    """One of 40 rows is zero, and each trial takes 8: most seeds never see it."""
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    rows[7] = 0
+    np.savez(terminal.folder / "pairs.npz", query=rows, key=rows)
+    terminal.write(
+        "seeds.yaml", "name: seeds\ndata: {source: npz, path: pairs.npz, samples: 8}\nsweep: {seed: {range: 40}}\n"
+    )
+    output = terminal("run", "seeds.yaml", expect=2)
+    assert re.search(r"rows of the query view are zero.*\(seed \d+\)", output.replace("\n", " ")), output
+    assert "Traceback" not in output
+    assert not (terminal.folder / "results").exists()
+
+
+def test_data_that_turns_out_bad_in_training_fails_by_name_or_exits_2(terminal: Terminal):
+    """The file is altered after the check of the data, by what a driver opens last before Ray."""
+    rows = np.random.default_rng(0).normal(size=(8, 4))
+    np.savez(terminal.folder / "pairs.npz", query=rows, key=rows)
+    terminal.write("late.yaml", LATE)
+    faulty = terminal.folder / "fault"
+    faulty.mkdir()
+    (faulty / "sitecustomize.py").write_text(SPOIL)
+    terminal.environment["PYTHONPATH"] = os.pathsep.join([str(faulty), os.environ.get("PYTHONPATH", "")])
+    output = terminal("run", "late.yaml", expect=2)
+    assert "no array 'key'" in output
+    assert "Traceback" not in output
+
+
+def test_a_home_that_cannot_be_written_is_told_and_nothing_is_written(terminal: Terminal):
+    terminal.write("small.yaml", SMALL)
+    (terminal.folder / "file").write_text("")
+    terminal.home = terminal.folder / "file" / "home"
+    output = terminal("run", "small.yaml", expect=2)
+    assert "set HOME to a folder that can" in output.replace("\n", " ")
+    assert not (terminal.folder / "results").exists()
+
+
+def test_another_mlflow_store_is_named_without_its_password(terminal: Terminal):
+    terminal.write("small.yaml", SMALL)
+    output = terminal("run", "small.yaml", "--tracking-uri", "http://ada:s3cret@127.0.0.1:9")
+    assert "MLflow  http://ada:***@127.0.0.1:9" in output
+    assert "stillpoint ui" not in output
+    assert "s3cret" not in output
 
 
 def test_bad_input_exits_2_and_writes_nothing(terminal: Terminal):

@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Terminal
 
 from suite import tracking
 from suite.tracking import CURVES, MAX_POINTS, Sweep, Tracker, TrialUpdate, default_tracking_uri, is_browsable
@@ -371,6 +374,54 @@ def test_a_store_that_comes_back_gets_everything(results: Path) -> None:
     assert len(runs(results)) == 1
 
 
+def make_store(folder: Path) -> None:
+    """The process that makes the database."""
+    assert tracking._client(default_tracking_uri(folder)).search_experiments()
+
+
+def test_a_database_whose_making_was_killed_is_made_by_the_next_run(tmp_path: Path) -> None:
+    """Killed at moments spread over the making, from the first table to the last."""
+    sizes = []
+    for wanted in (0, 30_000, 250_000):
+        process = multiprocessing.get_context("spawn").Process(target=make_store, args=(tmp_path,))
+        process.start()
+        while process.is_alive() and sum(path.stat().st_size for path in made(tmp_path)) <= wanted:
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        sizes.append(sum(path.stat().st_size for path in made(tmp_path)))
+        assert not (tmp_path / "mlflow.db").exists()
+    assert sizes == sorted(sizes)
+    make_store(tmp_path)
+    deliver(tmp_path, [trial()])
+    assert len(runs(tmp_path)) == 1
+    assert sorted(os.listdir(tmp_path)) == ["mlartifacts", "mlflow.db"]
+
+
+def made(folder: Path) -> list[Path]:
+    """Databases that are being made."""
+    return list(folder.glob(f"{tracking.UNFINISHED}*/mlflow.db"))
+
+
+def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=make_store, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert os.listdir(tmp_path) == ["mlflow.db"]
+
+
+def test_a_database_left_half_made_says_what_to_do(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("create table _alembic_tmp_experiments (experiment_id integer)")
+    with Tracker(default_tracking_uri(tmp_path), SWEEP, tmp_path / "mlartifacts", retry_seconds=0.01) as tracker:
+        tracker.deliver([trial()])
+    assert "killed while it made this database: move it away" in str(tracker.problem)
+
+
 def test_nothing_is_said_on_the_terminal_when_a_store_is_made(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +432,53 @@ def test_nothing_is_said_on_the_terminal_when_a_store_is_made(
     assert os.listdir(tmp_path) == ["new"]
     assert logging.getLogger().level == level
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def deliver_file(folder: Path, file: Path) -> None:
+    """A run that ends with a report."""
+    with Tracker(default_tracking_uri(folder), SWEEP, folder / "mlartifacts") as tracker:
+        tracker.deliver([trial()])
+        tracker.finish([file], "finished", {})
+    assert tracker.problem is None
+
+
+def test_files_go_to_where_a_moved_folder_is_now(results: Path, tmp_path: Path) -> None:
+    report, moved = tmp_path / "report.html", tmp_path / "moved"
+    report.write_text("first")
+    deliver_file(results, report)
+    results.rename(moved)
+    report.write_text("second")
+    process = multiprocessing.get_context("spawn").Process(target=deliver_file, args=(moved, report))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    (parent,) = runs(moved, "sweep")
+    assert (moved / "mlartifacts" / parent.info.run_id / "artifacts" / "report.html").read_text() == "second"
+    assert not results.exists()
+
+
+def answers(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_ending_the_ui_ends_its_server(results: Path, home: Path, sent: signal.Signals) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = Terminal(results, home).start("ui", ".", "--port", str(port))
+    while not answers(port):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(sent)
+    assert process.wait(timeout=20) == 0
+    deadline = time.monotonic() + 10
+    while answers(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not answers(port)
+    process.communicate()
 
 
 def test_passwords_are_hidden_wherever_they_stand() -> None:
