@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from analysis.fitting import fit_law
 from analysis.frames import Results, law_frame, passage_frame, short
-from analysis.laws_of_sweep import WORDS, SweepFit, number
+from analysis.laws_of_sweep import WORDS, SweepFit, number, variable
 from analysis.layout import Group, groups, main_axes
 from analysis.scales import Scale, number_word, readable_log, scale_of
 from analysis.thresholds import stationary_shares
@@ -204,18 +204,25 @@ def _medians(ax: Axes, layout: Layout, part: pd.DataFrame, column: str, index: i
         ax.plot(scale.at(list(middle.index), index, len(layout.groups)), middle, color=color, linewidth=1.2)
 
 
-def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
-    """Fitted laws of one variable with the interval of their median, over the points they are fitted to."""
+def drawn_laws(fits: list[SweepFit]) -> dict[str, list[SweepFit]]:
+    """Laws that a panel can show, of one variable or two, by their title."""
     shown: dict[str, list[SweepFit]] = {}
     for fitted in fits:
-        if fitted.fit is not None and len(fitted.x) == 1:
+        if fitted.fit is not None and len(fitted.x) <= 2:
             shown.setdefault(fitted.title, []).append(fitted)
+    return shown
+
+
+def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
+    """Fitted laws with the interval of their median, over the points they are fitted to."""
+    shown = drawn_laws(fits)
     if not shown:
         return None
     titles = list(shown)[:MOST_GROUPS]
     columns = min(2, len(titles)) if len(titles) <= 4 else 3
     rows = -(-len(titles) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.3 * columns, 3.1 * rows), squeeze=False)
+    extra = 1.0 if any(len(shown[title][0].x) == 2 for title in titles) else 0.0
+    figure, axes = plt.subplots(rows, columns, figsize=((4.3 + extra) * columns, 3.1 * rows), squeeze=False)
     for ax, title in zip(axes.flat, titles, strict=False):
         _law_panel(ax, results, shown[title], title)
     for ax in list(axes.flat)[len(titles) :]:
@@ -224,25 +231,53 @@ def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
 
 
 def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> None:
+    """Points, and a line with its band for each law of one variable, or for each value of a law's second variable."""
     first = fits[0]
     frame = first.group.of(law_frame(results, first.spec))
-    x = first.x[0]
-    censored = frame.get("censored", pd.Series(False, frame.index))
-    ax.scatter(frame[x][~censored], frame[first.y][~censored], color="0.25", s=16, zorder=3)
-    ax.scatter(frame[x][censored], frame[first.y][censored], facecolors="none", edgecolors="0.25", marker="^", s=30)
-    grid = np.geomspace(frame[x].min(), frame[x].max(), 60)
-    for fitted, color in zip(fits, sns.color_palette("colorblind", len(fits)), strict=True):
-        assert fitted.fit is not None
-        low, high = fitted.fit.interval({x: grid})
-        a = next((e.value for name, e in fitted.fit.parameters.items() if name.startswith("a")), None)
-        label = fitted.spec["law"] if a is None else f"{fitted.spec['law']}, a = {number(a)}"
-        ax.plot(grid, fitted.fit.predict({x: grid}), color=color, label=label)
-        ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
-    ax.set(yscale="log", title=_wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
+    x, second = first.x[0], first.x[1] if len(first.x) == 2 else None
+    colors = sns.color_palette("colorblind", len(fits))
+    if second is None:
+        _points(ax, frame, first, "0.25")
+        for fitted, color in zip(fits, colors, strict=True):
+            _law_line(ax, frame, fitted, color, _law_label(fitted))
+    else:
+        values = sorted(frame[second].unique().tolist())
+        for value, color in zip(values, _ramp(len(values), ordered=True), strict=True):
+            part = frame[frame[second] == value]
+            _points(ax, part, first, color)
+            _law_line(ax, part, first, color, number_word(value), {second: value})
     values = sorted(frame[x].unique().tolist())
-    Scale("ε" if x == "epsilon" else x, values, [number_word(value) for value in values], True).draw(ax)
+    Scale(variable(x), values, [number_word(value) for value in values], True).draw(ax)
+    ax.set(yscale="log", title=_wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
     readable_log(ax)
-    ax.legend(fontsize="small")
+    if second is None:
+        ax.legend(fontsize="small")
+    else:
+        ax.legend(title=variable(second), loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _points(ax: Axes, frame: pd.DataFrame, fitted: SweepFit, color: Any) -> None:
+    x, y = frame[fitted.x[0]], frame[fitted.y]
+    censored = frame.get("censored", pd.Series(False, frame.index))
+    ax.scatter(x[~censored], y[~censored], color=[color], s=16, zorder=3)
+    ax.scatter(x[censored], y[censored], facecolors="none", edgecolors=[color], marker="^", s=30)
+
+
+def _law_line(
+    ax: Axes, frame: pd.DataFrame, fitted: SweepFit, color: Any, label: str, at: dict[str, Any] | None = None
+) -> None:
+    assert fitted.fit is not None
+    x = fitted.x[0]
+    grid = np.geomspace(frame[x].min(), frame[x].max(), 60)
+    low, high = fitted.fit.interval({x: grid, **(at or {})})
+    ax.plot(grid, fitted.fit.predict({x: grid, **(at or {})}), color=color, label=label)
+    ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def _law_label(fitted: SweepFit) -> str:
+    assert fitted.fit is not None
+    a = next((e.value for name, e in fitted.fit.parameters.items() if name.startswith("a")), None)
+    return fitted.spec["law"] if a is None else f"{fitted.spec['law']}, a = {number(a)}"
 
 
 def displacement(results: Results) -> Figure | None:

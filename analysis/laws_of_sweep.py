@@ -48,7 +48,7 @@ class SweepFit:
     @property
     def law_words(self) -> str:
         """The law and its variables: power in width."""
-        return f"{self.spec['law']} in {', '.join('ε' if x == 'epsilon' else short(x) for x in self.x)}"
+        return f"{self.spec['law']} in {', '.join(map(variable, self.x))}"
 
     def sentence(self) -> str:
         """The answer in one sentence."""
@@ -64,8 +64,13 @@ class SweepFit:
         return f"{self.title}: {_form(fit)} with {' and '.join(parts)} ({counted}).{note}"
 
 
+def variable(path: str) -> str:
+    """The name of what explains a law: the last component of its path, or ε."""
+    return "ε" if path == "epsilon" else short(path)
+
+
 def _form(fit: Fit) -> str:
-    variables = ["ε" if x == "epsilon" else short(x) for x in fit.x]
+    variables = [variable(x) for x in fit.x]
     if len(variables) == 1:
         power = f"A · {variables[0]}^−a"
         return f"E + {power}" if fit.law == "offset-power" else power

@@ -138,7 +138,7 @@ def _left_out(fits: list[SweepFit]) -> str:
     """How many laws the figure has no room for."""
     from analysis import figures
 
-    titles = {fitted.title for fitted in fits if fitted.fit is not None and len(fitted.x) == 1}
+    titles = figures.drawn_laws(fits)
     return f" Shown are {figures.MOST_GROUPS} of {len(titles)}." if len(titles) > figures.MOST_GROUPS else ""
 
 

@@ -1,5 +1,6 @@
 """The studies in experiments/: each can be read, and its quick profile runs to a report that says something."""
 
+import html
 import json
 import re
 import time
@@ -87,7 +88,7 @@ def test_every_study_is_described():
 
 @pytest.fixture(scope="module")
 def seconds(pytestconfig: pytest.Config) -> Iterator[dict[str, float]]:
-    """Wall time of each quick profile that has run; printed at the end."""
+    """Wall time of each quick profile that has run, printed at the end."""
     taken: dict[str, float] = {}
     yield taken
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -106,7 +107,7 @@ def test_a_quick_profile_ends_with_a_report(study: Path, terminal: Terminal, sec
     assert not errors
     assert not re.search(r"Traceback|Warning", output), output
     folder = terminal.folder / f"{study.stem}-quick"
-    page = (folder / "report.html").read_text()
+    page = html.unescape((folder / "report.html").read_text())
     assert load_experiment(study).description in page
     assert (terminal.folder / "mlflow.db").exists()
     trials = pd.read_parquet(folder / "trials.parquet")
