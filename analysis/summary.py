@@ -37,14 +37,16 @@ def print_summary(report: Report, console: Console) -> None:
 
 def _laws(fits: list[SweepFit]) -> Table:
     table = Table("what", "law", "exponent and 95% interval", title="fitted laws", title_justify="left")
+    several = len({fitted.x for fitted in fits}) > 1
     for fitted in fits:
+        law = fitted.law_words if several else fitted.spec["law"]
         if fitted.fit is None:
-            table.add_row(fitted.title, fitted.law_words, f"not fitted: {fitted.reason}")
+            table.add_row(fitted.title, law, f"not fitted: {fitted.reason}")
             continue
         exponents = {name: e for name, e in fitted.fit.parameters.items() if name not in ("A", "E")}
         words = [f"{name} = {number(e.value)} {interval(e).removesuffix(' (95%)')}" for name, e in exponents.items()]
         status = "" if fitted.fit.status == "converged" else f" ({fitted.fit.status})"
-        table.add_row(fitted.title, fitted.law_words, "\n".join(words) + status)
+        table.add_row(fitted.title, law, "\n".join(words) + status)
     return table
 
 
