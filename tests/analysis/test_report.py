@@ -268,6 +268,18 @@ def test_a_law_in_epsilon_has_a_panel_and_its_variable_is_named(full: Path, tmp_
         figures.plt.close(figure)
 
 
+def test_a_law_of_two_variables_has_a_line_for_each_value_of_the_second(full: Path):
+    results = load_results(full)
+    law = {"law": "multiplicative", "y": "displacement", "x": ["width", "depth"], "among": "finished"}
+    only = replace(results, experiment=results.experiment | {"laws": [law]})
+    with figures.theme():
+        figure = figures.laws(only, fit_sweep(only))
+        assert figure is not None
+        (ax,) = figure.axes
+        assert ax.get_legend_handles_labels()[1] == ["1", "2"]
+        figures.plt.close(figure)
+
+
 def test_shares_are_counts_with_wilson_intervals(full: Path):
     results = load_results(full)
     shares = stationary_shares(results, ["encoder.depth", "encoder.width"])
