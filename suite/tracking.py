@@ -688,13 +688,15 @@ def serve(folder: Path, *, host: str, port: int) -> int:
     uri = f"sqlite:///{database}"
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     server = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ends = (signal.SIGTERM, signal.SIGINT)  # a shell may have started this with Ctrl-C ignored
+    before = [signal.signal(number, signal.default_int_handler) for number in ends]
     try:
         return server.wait()
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(ends, before, strict=True):
+            signal.signal(number, handler)
         _end_group(server)
 
 
