@@ -111,11 +111,12 @@ def _batch_fits(settings: TrialSettings) -> Problem | None:
 
 
 def _sharpness_is_for_descent(settings: TrialSettings) -> Problem | None:
-    if settings.optimizer.is_linear or settings.optimizer.learning_rate.rule != "sharpness":
+    if settings.optimizer.is_plain or settings.optimizer.learning_rate.rule != "sharpness":
         return None
+    momentum = " with momentum" if settings.optimizer.name == "gd" else ""
     return ("optimizer", "learning_rate"), (
-        f"rule sharpness gives the largest stable rate of gradient descent, not of {settings.optimizer.name}: use "
-        "rule width or constant"
+        "rule sharpness gives the largest stable rate of full-batch gradient descent, not of "
+        f"{settings.optimizer.name}{momentum}: use rule width or constant"
     )
 
 

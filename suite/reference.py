@@ -25,6 +25,7 @@ This page is generated from the models (`make reference`); `stillpoint init` pri
 `# yaml-language-server: $schema=PATH/experiment.schema.json` in its first line.
 
 A choice with a name, such as `loss`, is a mapping with that name and its settings, or the bare name: `coupling: joint`.
+`data` and `learning_rate` are chosen by `source` and `rule`, and always mappings: `data: {source: sphere}`.
 """
 
 _AXES = """## Axes

@@ -225,8 +225,13 @@ def flat_settings(trial: Trial) -> dict[str, Any]:
 
 
 def _name(axes: dict[str, Any], experiment: str) -> str:
-    parts = [f"{_SHORT.get(path, path.rpartition('.')[2])}{_word(value)}" for path, value in axes.items()]
-    return "-".join(parts) or experiment
+    return "-".join(_part(path, value) for path, value in axes.items()) or experiment
+
+
+def _part(path: str, value: Any) -> str:
+    """One axis of a name: m64, or coupling=joint."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{_SHORT.get(path, path.rpartition('.')[2])}{'' if is_number else '='}{_word(value)}"
 
 
 def _word(value: Any) -> str:

@@ -87,6 +87,8 @@ def _read(path: str, field: str, *, num_axes: int) -> np.ndarray:
 
 
 def _content(path: str, field: str) -> bytes:
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: is a folder; {field} names a file")
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file ({field} is relative to {Path.cwd()})")
     content = Path(path).read_bytes()

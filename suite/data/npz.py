@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from suite.data.composition import Views
 from suite.data.source import SOURCES, Pairs, Source
 from suite.data.views import GaussianNoise
+from suite.registry import located
 
 
 @SOURCES
@@ -25,9 +27,19 @@ class Npz(Source):
     key: str | None = "key"
     """Name of the key tower's array, shape (rows, p'); `null` makes both views from `query` with `views`."""
     views: Views = GaussianNoise()
-    """How one array becomes two views; used only where `key` is null."""
+    """How one array becomes two views, where `key` is null; refused where both arrays are in the file."""
     labels: str | None = None
     """Name of an array of classes, whole numbers of shape (rows,), for losses and measurements that need them."""
+
+    @model_validator(mode="after")
+    def _views_have_a_use(self) -> Npz:
+        if self.key is not None and self.views != GaussianNoise():
+            raise located(
+                ("data", "views"),
+                f"the views are arrays {self.query!r} and {self.key!r} of the file, so {self.views.name} would not be "
+                "used: set key: null, or leave views out",
+            )
+        return self
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -61,6 +73,8 @@ class Npz(Source):
         return [self.query] if self.key is None else [self.query, self.key]
 
     def _load(self) -> dict[str, np.ndarray]:
+        if Path(self.path).is_dir():
+            raise ValueError(f"{self.path}: is a folder; data.path names an .npz file")
         if not Path(self.path).is_file():
             raise ValueError(f"{self.path}: no such file (data.path is relative to {Path.cwd()})")
         if not zipfile.is_zipfile(self.path):

@@ -60,7 +60,10 @@ class Halves(View):
         """Left and right columns: (n, h, w) -> twice (n, h, w/2)."""
         for view in (query, key):
             if view.ndim != 3 or view.shape[2] % 2:
-                raise ValueError(f"views: halves needs images of even width; these samples have shape {view.shape[1:]}")
+                raise ValueError(
+                    f"views: halves needs images of even width; these samples have shape {view.shape[1:]}; "
+                    "plain vectors take gaussian-noise, random-mask or identical"
+                )
         return query[:, :, : query.shape[2] // 2], key[:, :, key.shape[2] // 2 :]
 
 
@@ -129,7 +132,8 @@ class Shift(View):
         shape, most = images.shape[1:], self.pixels
         if len(shape) != 2 or min(shape) <= most:
             raise ValueError(
-                f"views: shift by up to {most} pixels needs images larger than that; these samples have shape {shape}"
+                f"views: shift by up to {most} pixels needs images larger than that; these samples have shape {shape}; "
+                "plain vectors take gaussian-noise, random-mask or identical"
             )
         offsets = rng.integers(-most, most, size=(len(images), 2), endpoint=True)
         padded = np.pad(images, ((0, 0), (most, most), (most, most)))

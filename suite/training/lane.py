@@ -37,9 +37,7 @@ class Lane:
         self._coupling, self._optimizer = example.coupling, example.optimizer
         self._num_samples, self._stop_below = example.data.samples, stop_below
         self.pair = Pair(example, slots=slots, dtype=self._dtype, device=device)
-        self._follows_gradient = self._coupling.along_gradient and (
-            self._optimizer.name == "gd" and not self._optimizer.num_buffers
-        )
+        self._follows_gradient = self._coupling.along_gradient and self._optimizer.is_plain
         self._factors_row = torch.tensor(self.pair.factors, dtype=self._dtype, device=device)
         self._gradients: list[Tensor] = []
         self._allocate(slots, example.epsilons)

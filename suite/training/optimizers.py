@@ -36,6 +36,11 @@ class Optimizer(Settings):
         return 0
 
     @property
+    def is_plain(self) -> bool:
+        """Each step is along the full batch's gradient itself."""
+        return False
+
+    @property
     def is_linear(self) -> bool:
         """Directions scale with gradients, so that parametrizations of one system stay one system."""
         return True
@@ -67,6 +72,11 @@ class GradientDescent(Optimizer):
     name: Literal["gd"] = "gd"
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Heavy-ball momentum: the direction is v <- momentum v + grad."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Without momentum."""
+        return not self.momentum
 
     @property
     def num_buffers(self) -> int:

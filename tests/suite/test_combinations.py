@@ -246,8 +246,8 @@ def of_the_rate(data: Plain) -> dict[str, str]:
     optimizer = OPTIMIZERS[data["optimizer"]["name"]].model_validate(data["optimizer"])
     if optimizer.learning_rate.rule != "sharpness":
         return {}
-    if not optimizer.is_linear:
-        return {"optimizer.learning_rate": "largest stable rate of gradient descent, not of "}
+    if optimizer.name != "gd" or optimizer.momentum:
+        return {"optimizer.learning_rate": "largest stable rate of full-batch gradient descent, not of "}
     along = COUPLINGS[data["coupling"]["name"]].along_gradient
     return {} if along else {"optimizer.learning_rate": "largest stable rate of steps along the gradient"}
 
@@ -299,6 +299,16 @@ NONSENSE: list[tuple[Plain, str, str]] = [
         {"optimizer": {"name": "adam", "learning_rate": {"rule": "sharpness"}}},
         "optimizer.learning_rate",
         "use rule width or constant",
+    ),
+    (
+        {"optimizer": {"name": "gd", "momentum": 0.9, "learning_rate": {"rule": "sharpness"}}},
+        "optimizer.learning_rate",
+        "not of gd with momentum",
+    ),
+    (
+        {"optimizer": {"name": "sgd", "batch_size": 3, "learning_rate": {"rule": "sharpness"}}},
+        "optimizer.learning_rate",
+        "not of sgd",
     ),
     *(
         (

@@ -337,3 +337,10 @@ def test_whitening_gives_all_directions_of_the_samples_one_variance(samples: int
     drawn = draw_pairs(Digits(samples=samples, whiten=True), 0)
     np.testing.assert_allclose(np.linalg.norm(drawn.query, axis=1), 1, rtol=1e-12)
     assert not np.allclose(drawn.query, draw_pairs(Digits(samples=samples), 0).query)
+
+
+def test_views_that_would_not_be_used_are_refused():
+    with pytest.raises(ValidationError, match="random-mask would not be used: set key: null"):
+        Npz(path="pairs.npz", views=RandomMask())
+    assert Npz(path="pairs.npz", views=GaussianNoise()) == Npz(path="pairs.npz")
+    assert Npz(path="one.npz", key=None, views=RandomMask()).views == RandomMask()

@@ -197,7 +197,7 @@ def test_a_state_of_another_optimizer_starts_the_trial_anew():
     ("optimizer", "reason"),
     [
         (StochasticGradientDescent(batch_size=9), "write at most 8"),
-        (Adam(learning_rate=SharpnessRule()), "largest stable rate of gradient descent"),
+        (Adam(learning_rate=SharpnessRule()), "largest stable rate of full-batch gradient descent"),
     ],
 )
 def test_optimizers_that_make_no_sense_are_refused(optimizer: Optimizer, reason: str):

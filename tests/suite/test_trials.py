@@ -235,3 +235,9 @@ def test_what_is_left_to_train(known: dict[str, object], budget: Budget, left: b
     if left:
         assert tasks[0].step == from_step
         assert (tasks[0].checkpoint is not None) == (from_step > 0)
+
+
+def test_names_set_words_apart_and_numbers_not(tmp_path: Path):
+    path = tmp_path / "x.yaml"
+    path.write_text("name: a\nsweep: {encoder.width: [8], coupling: [joint], encoder.residual: [true]}\n")
+    assert [trial.name for trial in expand(load_experiment(path)).trials] == ["m8-coupling=joint-residual=True"]
