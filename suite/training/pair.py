@@ -15,7 +15,7 @@ from suite.data.pairs import check_views, draw_pairs
 from suite.experiment import TrialSettings
 from suite.measurement.curvature import largest_eigenvalue
 from suite.training.losses import draw_negatives
-from suite.training.towers import TOWERS, TowerSlots, TowerSpec, draw_weights
+from suite.training.towers import TOWERS, Pass, TowerSlots, TowerSpec, draw_weights
 
 
 def tower_specs(settings: TrialSettings) -> list[TowerSpec]:
@@ -101,6 +101,29 @@ class Pair:
             assert settings.loss.num_negatives is not None
             mask = draw_negatives(settings.seed, samples=len(pairs.query), negatives=settings.loss.num_negatives)
             self._extras["negatives"][slot] = torch.from_numpy(mask)
+
+    @property
+    def at_start(self) -> list[Tensor]:
+        """The weights as they were drawn, the loss's own at their start."""
+        starts = self._loss.parameters()
+        return [*self.initial, *(torch.full_like(scalar, starts[name]) for name, scalar in self.scalars.items())]
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a slot holds, in an order that depends on the shape alone."""
+        towers = [tensor for tower in self.towers for tensor in tower.tensors()]
+        return [*towers, *self.scalars.values(), *self._extras.values()]
+
+    @torch.no_grad()
+    def copy_slot(self, source: Pair, *, start: int, to: int) -> None:
+        """Copy slot `start` of a pair of the same shape into slot `to`, in the dtype of this one."""
+        for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
+            mine[to] = theirs[start]
+
+    def passes(self, weights: Sequence[Tensor]) -> list[list[Pass]]:
+        """What goes through every layer of each view's tower."""
+        parts = (self.parts["query"], self.parts["query" if self._one_tower else "key"])
+        towers = zip(self.towers, parts, strict=True)
+        return [list(tower.passes(tower.inputs, weights[part])) for tower, part in towers]
 
     def embeddings(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Embeddings of both views, each (S, n, d), or (S, b, d) of the samples that `rows` (S, b) picks."""

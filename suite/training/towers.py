@@ -8,7 +8,8 @@ Source of the setting: Allen-Zhu, Li, Song 2019 (arXiv 1811.03962, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,17 @@ class Layer:
     shape: tuple[int, int]
     trained: bool
     has_bias: bool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What goes through one layer, for every sample: its input (S, n, inputs), its output W h with multiplier and bias,
+    and the pre-activation, which is the output with what a residual layer adds to it (both (S, n, outputs))."""
+
+    layer: Layer
+    input: Tensor
+    output: Tensor
+    pre_activation: Tensor
 
 
 @dataclass(frozen=True)
@@ -207,16 +219,28 @@ class TowerSlots:
             out = out + _scaled(known[f"{layer.name}.bias"], self._bias_multiplier)[:, None]
         return out
 
-    def features_and_embeddings(self, inputs: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """h_L (S, n, m) and z (S, n, d) of the network itself, also where the tower is linearized."""
+    def passes(self, inputs: Tensor, weights: Sequence[Tensor]) -> Iterator[Pass]:
+        """What goes through each layer of the network itself, one after another, also where the tower is linearized; the
+        last output is the embedding."""
         spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
         h = inputs
         for layer in self._before_last:
             out = self._layer(layer, h, known)
-            if spec.residual and layer.name != "first":
-                out = h + out / spec.depth**0.5
-            h = activate(spec.activation, out)
-        return h, self._layer(self._last, h, known)
+            skips = spec.residual and layer.name != "first"
+            pre_activation = h + out / spec.depth**0.5 if skips else out
+            yield Pass(layer, h, out, pre_activation)
+            h = activate(spec.activation, pre_activation)
+        z = self._layer(self._last, h, known)
+        yield Pass(self._last, h, z, z)
+
+    def features_and_embeddings(self, inputs: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """h_L (S, n, m) and z (S, n, d) of the network itself, also where the tower is linearized."""
+        last = deque(self.passes(inputs, weights), maxlen=1)[0]  # earlier ones are not kept
+        return last.input, last.output
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a slot holds, in an order that depends on the shape alone."""
+        return [self.inputs, *self.weights, *self.initial, *self._frozen.values()]
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:
