@@ -9,7 +9,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator, model_validator
 
 import suite.data
 import suite.training.couplings
@@ -20,6 +20,9 @@ from suite import compatibility
 from suite.axes import axis_values
 from suite.data.digits import Digits
 from suite.data.source import SOURCES, Source
+from suite.measurement.catalog import parse_measure
+from suite.measurement.certificate import Levels
+from suite.measurement.moments import Moments
 from suite.registry import Settings, located, named
 from suite.training.activations import Activation
 from suite.training.couplings import COUPLINGS, Coupling, Joint
@@ -182,6 +185,10 @@ class LawSpec(Settings):
     """Trials to fit: those in the descent regime, or all that ended."""
 
 
+def _plain_measure(measure: dict[str, Moments]) -> dict[str, Any]:
+    return {name: moments.plain() for name, moments in measure.items()}
+
+
 PREDICTIONS = frozenset(
     "descent time-eps rate grad-width lr-width displacement rel-displacement ntk-drift ntk-init flips angles "  # noqa: SIM905
     "separation width-floor similarity coupling threshold twin".split()
@@ -200,7 +207,14 @@ class Experiment(TrialSettings):
     resources: Resources = Resources()
     """What one lane asks Ray for."""
     stationary_below: float = Field(default=1e-4, gt=0)
-    """A trial is stationary if its final scaled G is at or below this."""
+    """A trial is stationary only if its final scaled G, in 64 bits, is at or below this."""
+    stationary_below_relative: float = Field(default=1e-2, gt=0, le=1)
+    """And only if it is at or below this share of the trial's largest G; else it started flat."""
+    measure: Annotated[dict[str, Moments], BeforeValidator(parse_measure), PlainSerializer(_plain_measure)] = Field(
+        default_factory=dict
+    )
+    """When measurements are made, by name: start, end, decades, always, never, `{every: k}` records, or a list of
+    these; `none` makes no measurement that can be left out. docs/measurements.md lists them. Not part of an id."""
     checkpoints: Literal["final", "none"] = "final"
     """Whether ended trials keep the state from which a larger budget continues them."""
     sweep: dict[str, Any] = Field(default_factory=dict)
@@ -216,6 +230,11 @@ class Experiment(TrialSettings):
     def stop_below(self) -> float:
         """The scaled G at which training stops."""
         return self.stationary_below / 2 if self.budget.stop_below is None else self.budget.stop_below
+
+    @property
+    def levels(self) -> Levels:
+        """Below which scaled G a trial is stationary."""
+        return Levels(self.stationary_below, self.stationary_below_relative)
 
     def base_settings(self) -> dict[str, Any]:
         """What the file says of a trial before the sweep, as plain data."""

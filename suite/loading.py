@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from suite.axes import AxisError, axis_values
 from suite.experiment import Experiment, TrialSettings
 from suite.law_columns import law_problems
+from suite.measurement.catalog import CHOSEN
 from suite.registry import Registry
 from suite.trials import EquivalentCellsError, cells, expand
 from suite.yaml_source import ExperimentError, Path_, YamlSource, parse_value, read_yaml
@@ -97,7 +98,7 @@ def _set(
     sweep = data["sweep"] = dict(data["sweep"]) if isinstance(data.get("sweep"), dict) else {}
     is_axis = (
         axis
-        or (isinstance(value, list) and key not in ("epsilons", "laws", "predictions"))
+        or (isinstance(value, list) and key.partition(".")[0] not in ("epsilons", "laws", "predictions", "measure"))
         or _is_generator(value, key)
     )
     if is_axis:
@@ -209,6 +210,7 @@ class _Validation:
     def _check_profiles(self, profiles: Any) -> None:
         """The keys of profiles that are not applied; the one that is, is checked where its values went."""
         known = {path for path, _ in _paths(Experiment, "")} | set(Experiment.model_fields) - {"profiles"}
+        known |= {path for name in CHOSEN for path in (f"measure.{name}", f"measure.{name}.every")}
         for name, overrides in profiles.items() if isinstance(profiles, dict) else ():
             for path, _ in _leaves(overrides) if isinstance(overrides, dict) and name != self._profile else ():
                 place: Path_ = ("profiles", name, *path)

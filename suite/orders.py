@@ -7,6 +7,8 @@ from pathlib import Path
 
 from suite.commits import attempt_folder
 from suite.experiment import Budget
+from suite.measurement.certificate import Levels
+from suite.measurement.moments import Moments
 from suite.trials import Task
 
 
@@ -24,7 +26,8 @@ class Order:
     device: str
     budget: Budget
     stop_below: float
-    stationary_below: float
+    levels: Levels
+    measure: dict[str, Moments]
     keep_states: bool
     accepted: list[str] = field(default_factory=list)
     predecessor: str | None = None

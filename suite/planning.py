@@ -72,7 +72,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     folder = Folder(Path(results).absolute() / experiment.name)
     saved = Results.open(folder)
     saved.drop_incomplete(expansion.trials)
-    tasks = missing(expansion.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
+    tasks = missing(expansion.trials, saved.outcomes, experiment)
     needed = experiment.resources
     cache = CostCache(device="cuda" if needed.gpus else "cpu", threads=needed.cpus)
     costs = _costs(tasks, experiment, cache, measure)

@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from suite.data.composition import Composition
 from suite.experiment import PREDICTIONS, Experiment, TrialSettings
 from suite.loading import models_of, registry_of, setting_paths
+from suite.measurement.catalog import CHOSEN
+from suite.measurement.moments import WORDS
 from suite.registry import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -128,8 +130,18 @@ def _field_schema(name: str, field: FieldInfo, model: type[BaseModel]) -> dict[s
     if name in ("x", "by", "epsilon"):
         item = {"type": "string"} if name != "epsilon" else {"type": "number", "exclusiveMinimum": 0}
         return {**described, "anyOf": [item, {"type": "array", "items": item}]}
+    if name == "measure":
+        return {**described, **_measure_schema()}
     generated = model.model_json_schema()["properties"][name]
     return {key: value for key, value in generated.items() if key not in ("title", "default")} | described
+
+
+def _measure_schema() -> dict[str, Any]:
+    every = {"type": "object", "properties": {"every": {"type": "integer", "minimum": 1}}, "additionalProperties": False}
+    moment = {"anyOf": [{"enum": list(WORDS)}, every]}
+    form = {"anyOf": [*moment["anyOf"], {"type": "array", "items": moment}]}
+    of_record = {"type": "object", "properties": dict.fromkeys(CHOSEN, form), "additionalProperties": False}
+    return {"anyOf": [{"const": "none"}, of_record]}
 
 
 def markdown() -> str:
@@ -189,6 +201,8 @@ def _allowed(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
         return "a list"
     if models_of(field.annotation, field.metadata):
         return "a list of mappings" if name == "laws" else "a mapping"
+    if name == "measure":
+        return "`none`, or moments by measurement: " + ", ".join(f"`{choice}`" for choice in sorted(CHOSEN))
     if name == "predictions":
         return "any of " + ", ".join(f"`{prediction}`" for prediction in sorted(PREDICTIONS))
     generated = model.model_json_schema()["properties"][name]

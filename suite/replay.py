@@ -81,6 +81,7 @@ def _find(trials: list[Trial], wanted: str) -> Trial:
 def _train(experiment: Experiment, trial: Trial, *, slots: int, steps: int) -> list[dict[str, float]]:
     import torch
 
+    from suite.measurement.catalog import parse_measure
     from suite.training.loop import Job, Loop
 
     torch.set_num_threads(experiment.resources.cpus)
@@ -89,6 +90,7 @@ def _train(experiment: Experiment, trial: Trial, *, slots: int, steps: int) -> l
         slots=slots,
         budget=experiment.budget.model_copy(update={"steps": steps}),
         stop_below=experiment.stop_below,
+        measure=parse_measure("none"),
         device="cuda" if experiment.resources.gpus else "cpu",
     )
     while not loop.done:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from suite.commits import Address, Commit, decode
+from suite.measurement.certificate import STATIONARY, Levels, kind_of
 from suite.storage import DamagedError, Folder
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.records import is_record_step, record_steps
@@ -174,14 +175,16 @@ class Results:
             self.outcomes[row["trial_id"]] = held | ({"checkpoint": name} if row["trial_id"] in commit.states else {})
         return commit
 
-    def judge(self, *, stationary_below: float, trial_ids: Iterable[str] | None = None) -> None:
-        """Say of trials, all unless told, whether each is stationary and whether it is in the descent regime."""
+    def judge(self, levels: Levels, *, trial_ids: Iterable[str] | None = None) -> None:
+        """Say of trials, all unless told, what kind of point each ended at, and whether it is in the descent regime."""
         for trial_id in self.outcomes if trial_ids is None else trial_ids:
             row = self.outcomes[trial_id]
             if row["status"] in ENDED:
-                ended = row["status"] == "finished"
-                row["stationary"] = ended and row["scaled_grad_norm_sq"] <= stationary_below
-                row["descent_regime"] = ended and row["violating_share"] <= DESCENT_REGIME_SHARE
+                kind = kind_of(row, levels)
+                if kind is not None:
+                    row["kind"] = kind
+                    row["stationary"] = kind in STATIONARY
+                row["descent_regime"] = row["status"] == "finished" and row["violating_share"] <= DESCENT_REGIME_SHARE
 
     def close_attempt(self, folder: str) -> None:
         """Ignore, from now on, what an attempt that was given up may still write."""

@@ -27,7 +27,7 @@ from suite.lanes import Cost, Lane, groups, plan_lanes
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import DamagedError, Folder, locked
-from suite.trials import ENDED, Expansion, Task, Trial, expand, missing
+from suite.trials import ENDED, Expansion, Task, Trial, expand, is_trained, lacks_measurement, missing
 
 if TYPE_CHECKING:
     from analysis.report import Report
@@ -52,6 +52,8 @@ class Summary:
     counts: dict[str, int]
     """Trials by status."""
     num_trained: int
+    num_measured: int
+    """Trials that had ended before, and were only measured anew."""
     interrupted: bool
     tracking_uri: str
 
@@ -153,7 +155,30 @@ class _Run:
         if incomplete := saved.drop_incomplete(self.trials):
             few = ", ".join(incomplete[:3]) + (", …" if len(incomplete) > 3 else "")
             observer.notice(f"{len(incomplete)} trials lack records or passages and are trained again: {few}")
-        self.tasks = missing(self.trials, saved.outcomes, budget=experiment.budget, stop_below=experiment.stop_below)
+        self.tasks = missing(self.trials, saved.outcomes, experiment)
+        self.remeasured = self._notice_late_measurements()
+
+    def _notice_late_measurements(self) -> set[str]:
+        """Ids of the trials that are only measured, at their end; says so, and of which trials that cannot be done."""
+        planned = {task.trial_id for task in self.tasks}
+        ended = [
+            t
+            for t in self.trials
+            if is_trained(t, known := self.saved.outcome(t.trial_id), self.experiment)
+            and lacks_measurement(known, self.experiment)
+        ]
+        late = {trial.trial_id for trial in ended if trial.trial_id in planned}
+        if late:
+            self.observer.notice(
+                f"{len(late)} trials ended before some measurements were asked for: they are made at the last step, "
+                "from checkpoints; those of earlier records stay empty."
+            )
+        if lost := len(ended) - len(late):
+            self.observer.notice(
+                f"{lost} trials ended before some measurements were asked for, and kept no checkpoint: "
+                "theirs stay empty."
+            )
+        return late
 
     def complete(
         self,
@@ -185,7 +210,7 @@ class _Run:
             raise
 
     def _complete(self, delivery: Delivery, address: str | None, stopped: Callable[[], bool]) -> Summary:
-        self.saved.judge(stationary_below=self.experiment.stationary_below)
+        self.saved.judge(self.experiment.levels)
         if self.tasks or self.saved.num_taken or not delivery.up_to_date:
             delivery.start()
             self.write_sweep()
@@ -201,10 +226,15 @@ class _Run:
             folder=self.folder.root,
             report=report,
             counts=self.counts(),
-            num_trained=sum(self.saved.outcome(task.trial_id)["status"] in ENDED for task in self.tasks),
+            num_trained=self._num_ended(lambda trial_id: trial_id not in self.remeasured),
+            num_measured=self._num_ended(lambda trial_id: trial_id in self.remeasured),
             interrupted=interrupted,
             tracking_uri=delivery.public_uri,
         )
+
+    def _num_ended(self, chosen: Callable[[str], bool]) -> int:
+        ids = (task.trial_id for task in self.tasks if chosen(task.trial_id))
+        return sum(self.saved.outcome(trial_id)["status"] in ENDED for trial_id in ids)
 
     def counts(self) -> dict[str, int]:
         """Planned trials by status."""
@@ -217,7 +247,7 @@ class _Run:
     def merge(self, *, closing: bool = False) -> None:
         """Put what is known into the tables."""
         self._check_lock()
-        self.saved.judge(stationary_below=self.experiment.stationary_below)
+        self.saved.judge(self.experiment.levels)
         self.folder.write("experiment.yaml", experiment_yaml(self.experiment).encode())
         metadata = {
             "axes": swept_paths(self.experiment),
@@ -226,6 +256,7 @@ class _Run:
                 "description": self.experiment.description,
                 "sweep_id": self.sweep["sweep_id"],
                 "stationary_below": self.experiment.stationary_below,
+                "stationary_below_relative": self.experiment.stationary_below_relative,
                 "budget": self.experiment.budget.model_dump(),
                 "laws": [law.model_dump() for law in self.experiment.laws],
             },
@@ -275,7 +306,8 @@ class _Run:
             device="cuda" if needed.gpus else "cpu",
             budget=experiment.budget,
             stop_below=experiment.stop_below,
-            stationary_below=experiment.stationary_below,
+            levels=experiment.levels,
+            measure=experiment.measure,
             keep_states=experiment.checkpoints == "final",
             versions=versions | {"code_version": version("stillpoint")},
         )
@@ -326,7 +358,7 @@ class _Watch:
             self._job.observer.notice(f"{error}; the next run of this command trains again what it held.")
             return
         ended = commit.outcomes["trial_id"].to_pylist()
-        self._job.saved.judge(stationary_below=self._job.experiment.stationary_below, trial_ids=ended)
+        self._job.saved.judge(self._job.experiment.levels, trial_ids=ended)
         self._ended |= set(ended)
         self._failed += commit.outcomes["status"].to_pylist().count("failed")
         self._delivery.commit(commit)
@@ -467,5 +499,7 @@ def interruption() -> Iterator[Callable[[], bool]]:
 def describe(summary: Summary, seconds: float) -> str:
     """One line on how a run went."""
     complete = "nothing left to train" if summary.complete else "no trial ended"
-    trained = f"{summary.num_trained} trials trained" if summary.num_trained else complete
-    return f"{trained}, {duration(seconds)}"
+    parts = [
+        f"{n} trials {word}" for n, word in ((summary.num_trained, "trained"), (summary.num_measured, "measured")) if n
+    ]
+    return f"{', '.join(parts) or complete}, {duration(seconds)}"

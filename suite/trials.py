@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from suite.columns import axis_column
 from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import ALONE, Budget, Experiment, TrialSettings
+from suite.measurement.catalog import CHOSEN, moments
+from suite.measurement.certificate import lacks_curvature
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
@@ -258,21 +260,39 @@ def _distinct_names(trials: list[Trial]) -> list[Trial]:
     ]
 
 
-def missing(
-    trials: list[Trial], outcomes: Mapping[str, Mapping[str, Any]], *, budget: Budget, stop_below: float
-) -> list[Task]:
-    """What is still to be trained: trials that never ended, that failed, or that a larger budget continues."""
-    found = ((trial, outcomes.get(trial.trial_id, {})) for trial in trials)
-    return [_task(trial, known, budget) for trial, known in found if not _complete(trial, known, budget, stop_below)]
+def missing(trials: list[Trial], outcomes: Mapping[str, Mapping[str, Any]], experiment: Experiment) -> list[Task]:
+    """What is still to be done: trials that never ended, that failed, that a larger budget continues, or that ended
+    before a measurement of their end was asked for."""
+    tasks = []
+    for trial in trials:
+        known = outcomes.get(trial.trial_id, {})
+        if not is_trained(trial, known, experiment):
+            tasks.append(_task(trial, known, experiment.budget))
+        elif lacks_measurement(known, experiment) and known.get("checkpoint") is not None:
+            tasks.append(_continued(trial, known))
+    return tasks
 
 
-def _complete(trial: Trial, known: Mapping[str, Any], budget: Budget, stop_below: float) -> bool:
+def is_trained(trial: Trial, known: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Whether the trial has ended and its budget, or its aim, is used up."""
+    budget = experiment.budget
     if known.get("status") == "diverged":
         return True
     if known.get("status") != "finished":
         return False
     used_up = known["steps"] >= budget.last_step(known["learning_rate"], trial.settings.optimizer.schedule)
-    return used_up or known["scaled_grad_norm_sq"] <= stop_below
+    return used_up or known["scaled_grad_norm_sq"] <= experiment.stop_below
+
+
+def lacks_measurement(known: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Whether a trial that ended was not measured there in a way that is asked for now."""
+    if known.get("status") != "finished":
+        return False
+    wanted = {name for name, when in moments(experiment.measure).items() if name in CHOSEN and when.at_end}
+    if wanted - set((known.get("measured") or "").split(",")):
+        return True
+    levels = experiment.levels
+    return "certificate" in wanted and known.get("certified_at") != str(levels) and lacks_curvature(known, levels)
 
 
 def _task(trial: Trial, known: Mapping[str, Any], budget: Budget) -> Task:
@@ -281,11 +301,15 @@ def _task(trial: Trial, known: Mapping[str, Any], budget: Budget) -> Task:
     limit = budget.steps if rate is None else budget.last_step(rate, trial.settings.optimizer.schedule)
     if known.get("checkpoint") is None or known["steps"] > limit:
         return Task(trial_id=trial.trial_id, settings=trial.settings)
-    seconds = known.get("wall_seconds") or 0.0
+    return _continued(trial, known)
+
+
+def _continued(trial: Trial, known: Mapping[str, Any]) -> Task:
+    """Go on from the checkpoint."""
     return Task(
         trial_id=trial.trial_id,
         settings=trial.settings,
         checkpoint=known["checkpoint"],
         step=known["steps"],
-        seconds=seconds,
+        seconds=known.get("wall_seconds") or 0.0,
     )

@@ -36,6 +36,8 @@ class Attempt:
             slots=order.slots,
             budget=order.budget,
             stop_below=order.stop_below,
+            levels=order.levels,
+            measure=order.measure,
             device=order.device,
         )
         self._commits: list[str] = []
@@ -54,7 +56,7 @@ class Attempt:
             if now >= self._next_progress:
                 self._tell()
                 self._next_progress = now + PROGRESS_SECONDS
-        self._commit()
+        self._commit(stopping=not self._loop.done)
         self._tell()
         return self._commits
 
@@ -75,10 +77,10 @@ class Attempt:
         running, commits = loop.running_steps(), list(self._commits)
         self._report(Progress(order.lane, order.attempt, loop.steps_done, running, commits, self._unreadable))
 
-    def _commit(self) -> None:
+    def _commit(self, *, stopping: bool = False) -> None:
         """All rows since the last commit, and every state needed to go on, as one object."""
         loop, order = self._loop, self._order
-        outcomes, records = loop.take()
+        outcomes, records = loop.take(stopping=stopping)
         states = loop.states()
         if not (outcomes or records or states):
             return

@@ -1,39 +1,172 @@
-"""Curvature: extreme eigenvalues by Lanczos on Hessian-vector products."""
+"""Curvature: extreme eigenvalues of P^1/2 H P^1/2 by Lanczos on Hessian-vector products, all slots at once.
+
+H is the Hessian of the loss in all trained weights; for ReLU, that of the current activation region.
+Shapes: S slots, P trained parameters, K Lanczos steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from suite.measurement.moments import Moments
+from suite.measurement.registry import MEASUREMENTS, Column, Values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suite.measurement.point import Point
+    from suite.training.pair import Pair
+
+MOST_STEPS = 120
+"""Lanczos steps, at most."""
+MOST_BASIS_ELEMENTS = 2**29
+"""Numbers in the Lanczos vectors of a stack, at most: larger networks get fewer steps, and the residuals tell."""
+TOLERANCE = 1e-5
+"""Both ends are converged when their residuals are below this share of the spectral radius."""
+CHECK_EVERY = 4
+"""Lanczos steps between two looks at the Ritz values."""
+GRADIENTS_PER_PRODUCT = 3.0
+"""A Hessian-vector product costs about as much as so many gradients."""
 
 
-def largest_eigenvalue(
-    multiply: Callable[[Tensor], Tensor], size: int, *, dtype: torch.dtype, device: torch.device, iterations: int = 60
-) -> float:
-    """Largest eigenvalue of a symmetric operator of `size` by Lanczos with full reorthogonalisation.
+@dataclass(frozen=True)
+class Extremes:
+    """Ritz values at both ends of the spectrum with their residual norms; (S,) each.
 
-    `multiply` maps a vector (size,) to the product. Ends early when the residual of the top Ritz pair falls below
-    1e-6 of its value. Source: Golub & Van Loan 2013, section 10.1.
+    Within a residual of each Ritz value lies an eigenvalue; the Ritz values lie inside the spectrum.
     """
+
+    largest: np.ndarray
+    smallest: np.ndarray
+    largest_residual: np.ndarray
+    smallest_residual: np.ndarray
+
+    @property
+    def radius(self) -> np.ndarray:
+        """Largest absolute Ritz value."""
+        return np.maximum(np.abs(self.largest), np.abs(self.smallest))
+
+    def where(self, chosen: np.ndarray, others: Extremes) -> Extremes:
+        """These for the chosen slots, those of `others` for the rest."""
+        names = ("largest", "smallest", "largest_residual", "smallest_residual")
+        return Extremes(*(np.where(chosen, getattr(self, name), getattr(others, name)) for name in names))
+
+
+Enough = Callable[[Extremes], np.ndarray]
+"""Which slots (S,) need no more steps."""
+
+
+def both_converged(found: Extremes) -> np.ndarray:
+    """Residuals at both ends within TOLERANCE of the spectral radius."""
+    return np.maximum(found.largest_residual, found.smallest_residual) <= TOLERANCE * found.radius
+
+
+def largest_converged(found: Extremes) -> np.ndarray:
+    """The residual of the largest within 1e-6 of its value."""
+    return found.largest_residual <= 1e-6 * np.abs(found.largest)
+
+
+def extremes(
+    multiply: Callable[[Tensor], Tensor], start: Tensor, *, enough: Enough = both_converged, steps: int = MOST_STEPS
+) -> Extremes:
+    """Extreme eigenvalues of S symmetric operators at once, by Lanczos with full reorthogonalisation.
+
+    `multiply` maps (S, P) to the products (S, P); `start` is (S, P). A slot's numbers are those of the first look at
+    which it was `enough`, so they do not depend on its neighbours. Source: Golub & Van Loan 2013, section 10.1.
+    """
+    import torch
+
+    slots, size = start.shape
+    steps = min(steps, size, max(2, MOST_BASIS_ELEMENTS // (slots * size)))
+    basis = torch.zeros(slots, steps, size, dtype=start.dtype, device=start.device)
+    diagonal, off_diagonal = (torch.zeros(steps, slots, dtype=start.dtype, device=start.device) for _ in range(2))
+    vector = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
+    found: Extremes | None = None
+    done = np.zeros(slots, dtype=bool)
+    for k in range(steps):
+        basis[:, k] = vector
+        product = multiply(vector)
+        diagonal[k] = (vector * product).sum(1)
+        product = product - diagonal[k][:, None] * vector
+        if k:
+            product = product - off_diagonal[k - 1][:, None] * basis[:, k - 1]
+        known = basis[:, : k + 1]
+        product = product - (known.mT @ (known @ product[..., None]))[..., 0]
+        off_diagonal[k] = torch.linalg.vector_norm(product, dim=1)
+        vector = product / off_diagonal[k].where(off_diagonal[k] > 0, 1.0)[:, None]
+        if (k + 1) % CHECK_EVERY and k + 1 < steps:
+            continue
+        now = _ritz(diagonal[: k + 1], off_diagonal[: k + 1])
+        found = now if found is None else found.where(done, now)
+        done |= enough(found)
+        if done.all():
+            break
+    assert found is not None
+    return found
+
+
+def _ritz(diagonal: Tensor, off_diagonal: Tensor) -> Extremes:
+    """Extremes of the tridiagonal matrices (k, S), each up to where its Krylov space is exhausted."""
+    a, b = (part.double().cpu().numpy().T for part in (diagonal, off_diagonal))
+    return Extremes(*np.array([_ends(*row) for row in zip(a, b, strict=True)]).reshape(-1, 4).T)
+
+
+def _ends(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return (np.nan,) * 4
+    scale = max(np.abs(a).max(), b.max())
+    exhausted = np.flatnonzero(b <= 1e-12 * scale)
+    k = int(exhausted[0]) + 1 if len(exhausted) else len(a)
+    values, vectors = np.linalg.eigh(np.diag(a[:k]) + np.diag(b[: k - 1], -1))  # reads the lower triangle
+    top, bottom = (float(b[k - 1] * abs(vectors[-1, index])) for index in (-1, 0))
+    return float(values[-1]), float(values[0]), top, bottom
+
+
+def hessian_extremes(pair: Pair, weights: list[Tensor], *, enough: Enough = both_converged) -> Extremes:
+    """Extremes of P^1/2 H P^1/2 for every slot of a pair, at these weights."""
+    import torch
+
+    multiply, size = pair.hessian_product(weights)
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(size, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
-    basis = [vector / vector.norm()]
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    while True:
-        product = multiply(basis[-1])
-        diagonal.append(float(basis[-1] @ product))
-        for _ in range(2):
-            for previous in basis:
-                product = product - (previous @ product) * previous
-        beta = float(product.norm())
-        tridiagonal = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
-        values, vectors = np.linalg.eigh(tridiagonal)
-        residual = beta * abs(vectors[-1, -1])
-        scale = np.abs(values).max()
-        if len(basis) == min(iterations, size) or residual <= 1e-6 * abs(values[-1]) or beta <= 1e-10 * scale:
-            return float(values[-1])
-        off_diagonal.append(beta)
-        basis.append(product / beta)
+    direction = torch.randn(size, generator=generator, dtype=torch.float64)
+    like = weights[0]
+    return extremes(multiply, direction.to(like).expand(len(like), -1), enough=enough)
+
+
+@MEASUREMENTS(
+    "curvature",
+    Column(name="lambda_max", formula="largest eigenvalue of P^½ H P^½, H the Hessian of the loss", source="Lanczos"),
+    Column(name="lambda_min", formula="its smallest eigenvalue", source="Lanczos"),
+    Column(name="lambda_max_residual", formula="residual norm of the largest Ritz pair"),
+    Column(name="lambda_min_residual", formula="residual norm of the smallest Ritz pair"),
+    Column(
+        name="edge_of_stability",
+        formula="eta · lambda_max / 2; above 1, plain gradient descent is unstable",
+        source="Cohen et al. 2021, arXiv 2103.00065",
+    ),
+    default=Moments.NEVER,
+    cost=f"up to {MOST_STEPS} Hessian-vector products, of about {GRADIENTS_PER_PRODUCT:.0f} gradients each",
+    gradients=lambda settings: MOST_STEPS * GRADIENTS_PER_PRODUCT / 2,
+    waits=True,
+)
+def curvature(point: Point) -> Values:
+    """Extreme curvature of the loss in the metric in which it is descended, where a layer moves at the rate eta P."""
+    return columns_of(hessian_extremes(point.pair, point.pair.weights), point.eta)
+
+
+def columns_of(found: Extremes, eta: Tensor) -> Values:
+    """The columns of these extremes."""
+    import torch
+
+    named = {
+        "lambda_max": found.largest,
+        "lambda_min": found.smallest,
+        "lambda_max_residual": found.largest_residual,
+        "lambda_min_residual": found.smallest_residual,
+    }
+    values = {name: torch.from_numpy(value) for name, value in named.items()}
+    return values | {"edge_of_stability": eta.double().cpu() * values["lambda_max"] / 2}

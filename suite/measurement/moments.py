@@ -44,9 +44,14 @@ class Moments:
     def __bool__(self) -> bool:
         return self.start or self.end or self.decades or self.every is not None
 
+    @property
+    def at_end(self) -> bool:
+        """Whether a trial's last record is one of them."""
+        return self.end or self.every is not None
+
     def due(self, step: int, *, per_decade: int, final: bool) -> bool:
         """Whether the record at this step is one of them."""
-        if final and (self.end or self.every is not None):
+        if final and self.at_end:
             return True
         if step == 0 and self.start:
             return True

@@ -48,6 +48,8 @@ class Measurement:
     """The same in words."""
     waits: bool
     """Costly enough that trials wait for one another, to be measured side by side."""
+    of_trial: bool
+    """Measured once, at the end: its columns are those of the trial, not of its records."""
 
     @property
     def can_be_left_out(self) -> bool:
@@ -59,6 +61,9 @@ class Measurement:
         """What it is, in a sentence or two."""
         return " ".join((self.function.__doc__ or "").split())
 
+
+MOST_SAMPLES = 1024
+"""Where a measurement compares pairs of samples or keeps all activations, it takes the first so many of a view."""
 
 FREE = "nothing: training has it at hand"
 
@@ -77,6 +82,7 @@ class Measurements:
         cost: str,
         gradients: Callable[[TrialSettings], float] = lambda settings: 0.0,
         waits: bool = False,
+        of_trial: bool = False,
     ) -> Callable[[Callable[[Point], Values]], Callable[[Point], Values]]:
         taken = {column.name for known in self._known.values() for column in known.columns}
         again = [column.name for column in columns if column.name in taken]
@@ -92,6 +98,7 @@ class Measurements:
                 gradients=gradients,
                 cost=cost,
                 waits=waits,
+                of_trial=of_trial,
             )
             return function
 

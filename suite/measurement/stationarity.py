@@ -7,9 +7,16 @@ the loss per unit of eta t. Definitions: docs/science.md, "What is measured".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from suite.measurement.moments import Moments
+from suite.measurement.registry import FREE, MEASUREMENTS, Column, Values
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from suite.measurement.point import Point
 
 NEVER = -1
 """Stands for a step that has not come yet."""
@@ -50,6 +57,8 @@ class Stationarity:
     )
 
     def __init__(self, *, slots: int, epsilons: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> None:
+        import torch
+
         def full(value: float, kind: torch.dtype, *shape: int) -> Tensor:
             return torch.full((slots, *shape), value, dtype=kind, device=device)
 
@@ -90,6 +99,8 @@ class Stationarity:
 
         The result does not depend on how steps are cut into chunks, to the bit.
         """
+        import torch
+
         valid = chunk.valid & chunk.scaled_grad_norm_sq.isfinite() & chunk.loss.isfinite()
         scaled, loss = chunk.scaled_grad_norm_sq, chunk.loss
         starting = valid[0] & (self.num_evaluations == 0)
@@ -109,6 +120,8 @@ class Stationarity:
             self.total_promised += row
 
     def _check_descent(self, loss: Tensor, promised: Tensor, valid: Tensor) -> None:
+        import torch
+
         before = torch.cat([self.previous_loss[None], loss[:-1]])
         slack = self._tolerance * before.abs()
         self.num_violations += (valid & (before - loss < promised / 2 - slack)).sum(0)
@@ -128,3 +141,35 @@ class Stationarity:
             first.copy_((start[:, None] + inside.int().argmax(0)).where(passed, first))
             final = len(scaled) - 1 - outside.flip(0).int().argmax(0)
             last.copy_((start[:, None] + final).where(outside.any(0), last))
+
+
+@MEASUREMENTS(
+    "trajectory",
+    Column(name="running_min_scaled_grad_norm_sq", formula="min_{s≤t} G_s"),
+    Column(name="running_mean_scaled_grad_norm_sq", formula="mean_{s≤t} G_s"),
+    Column(name="running_max_scaled_grad_norm_sq", formula="max_{s≤t} G_s"),
+    Column(
+        name="violating_share",
+        formula="share of the steps so far with L_t − L_{t+1} < ⟨∇L_t, w_t − w_{t+1}⟩/2 − 8 ε |L_t|, ε the machine's",
+    ),
+    Column(name="checkable_share", formula="share of the steps so far with ⟨∇L_t, w_t − w_{t+1}⟩/2 > 8 ε |L_t|"),
+    Column(
+        name="slack",
+        formula="Σ_s ⟨∇L_s, w_s − w_{s+1}⟩ / (2 (L_0 − L_t)); at most 1 where no step violated; empty where L_t ≥ L_0",
+    ),
+    default=Moments.ALWAYS,
+    cost=FREE,
+)
+def trajectory(point: Point) -> Values:
+    """Statistics over all steps up to the record, not only the recorded ones."""
+    running = point.running
+    transitions = (running.num_evaluations - 1).clamp_min(1)
+    drop = running.first_loss.double() - point.loss.double()
+    return {
+        "running_min_scaled_grad_norm_sq": running.running_min,
+        "running_mean_scaled_grad_norm_sq": running.total / running.num_evaluations,
+        "running_max_scaled_grad_norm_sq": running.running_max,
+        "violating_share": running.num_violations.double() / transitions,
+        "checkable_share": running.num_checkable.double() / transitions,
+        "slack": (running.total_promised / (2 * drop)).where(drop > 0, float("nan")),
+    }

@@ -7,13 +7,17 @@ to the bit, for the same S, hardware, thread count and library versions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from suite.experiment import Budget, TrialSettings
+from suite.measurement.certificate import Levels
+from suite.measurement.point import Point, norms
 from suite.measurement.stationarity import Chunk, Stationarity
 from suite.training.batches import batch_rows
 from suite.training.couplings import TowerName
@@ -27,12 +31,12 @@ State = dict[str, np.ndarray]
 
 
 class Lane:
-    """S slots of stacked pairs. `fill` a slot, `advance` all of them K steps, `read` what they are at."""
+    """S slots of stacked pairs. `fill` a slot, `advance` all of them K steps, `point` at where they are."""
 
     def __init__(
         self, example: TrialSettings, *, slots: int, budget: Budget, stop_below: float, device: torch.device
     ) -> None:
-        self.num_slots, self._budget, self._device = slots, budget, device
+        self.num_slots, self._budget, self._device, self._example = slots, budget, device, example
         self._dtype: torch.dtype = getattr(torch, example.precision)
         self._coupling, self._optimizer = example.coupling, example.optimizer
         self._num_samples, self._stop_below = example.data.samples, stop_below
@@ -53,11 +57,10 @@ class Lane:
         self.step = zeros(torch.int64)
         self.eta = zeros(self._dtype)
         self._exact_eta = [0.0] * slots  # before it was rounded to the lane's precision
-        self._seeds = [0] * slots
+        self.settings: list[TrialSettings | None] = [None] * slots
         self._moving = zeros(torch.bool)  # the gradient at hand is its own: the next update applies
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
-        self._layer_norms_sq = zeros(self._dtype, len(weights))
         self._update_norm_sq = zeros(self._dtype)
         self._history = Chunk(
             loss=zeros(self._dtype, LONGEST_CHUNK),
@@ -82,7 +85,7 @@ class Lane:
         else:
             eta, step = float(state["eta"]), int(state["step"])
             self._restore(slot, state)
-        self.eta[slot], self.step[slot], self._exact_eta[slot], self._seeds[slot] = eta, step, eta, settings.seed
+        self.eta[slot], self.step[slot], self._exact_eta[slot], self.settings[slot] = eta, step, eta, settings
         last_step = self._budget.last_step(eta, settings.optimizer.schedule)
         self._last_step[slot] = last_step
         self.active[slot], self._moving[slot], self._counted[slot] = True, False, state is None
@@ -120,6 +123,7 @@ class Lane:
     def free(self, slot: int) -> None:
         """Leave a slot idle: it is computed and masked."""
         self.active[slot] = self._moving[slot] = False
+        self.settings[slot] = None
 
     def advance(self, length: int) -> None:
         """`length` evaluations of every slot with the updates between them, without a look from the host.
@@ -141,9 +145,10 @@ class Lane:
         if self._optimizer.batch is None:
             return
         self._first_step = self.step.clone()
+        seeds = [0 if settings is None else settings.seed for settings in self.settings]
         drawn = [
             batch_rows(seed, samples=self._num_samples, batch=self._optimizer.batch, steps=range(at, at + length))
-            for seed, at in zip(self._seeds, self.step.tolist(), strict=True)
+            for seed, at in zip(seeds, self.step.tolist(), strict=True)
         ]
         self._batches = torch.from_numpy(np.stack(drawn)).to(self._device)
 
@@ -159,9 +164,8 @@ class Lane:
         loss, embeddings = self.pair.loss(self.pair.weights)
         self._gradients = list(torch.autograd.grad(loss.sum(), self.pair.weights))
         with torch.no_grad():
-            norms = torch.stack([_norms(g) for g in self._gradients])
-            self._layer_norms_sq = norms.square()
-            scaled = self._factors_row @ self._layer_norms_sq
+            squared = torch.stack([norms(g) for g in self._gradients]).square()
+            scaled = self._factors_row @ squared
             row = self._history
             row.loss[k] = loss.detach()
             row.scaled_grad_norm_sq[k] = scaled
@@ -175,8 +179,7 @@ class Lane:
 
     def _update(self, k: int) -> None:
         """One step of every slot that has not ended; what it promises goes into row k, to which it leads."""
-        schedule = self._optimizer.schedule
-        eta = self.eta if schedule.is_constant else (self.eta * schedule.factor(self.step.double())).to(self._dtype)
+        eta = self.rate
         step = _Step(self, rates=eta * self._moving)
         if self._follows_gradient:
             self._coupling.step(step)
@@ -198,45 +201,40 @@ class Lane:
         ):
             step = old - new
             promised += (step * gradient).flatten(1).sum(1)
-            norm_sq += _norms(step).square() / factor
+            norm_sq += norms(step).square() / factor
         return promised, norm_sq / eta.square()
 
-    @torch.no_grad()
-    def read(self) -> dict[str, Tensor]:
-        """What is measured of every slot at its present point: columns of (S,), and (S, weights) where `_by_layer`."""
-        running, parts = self.stationarity, self.pair.parts
-        count = len(self.pair.initial)
-        moved = [_norms(w - w0) for w, w0 in zip(self.pair.weights[:count], self.pair.initial, strict=True)]
-        drawn = [_norms(w0) for w0 in self.pair.initial]
-        displacement, scale = torch.stack(moved).norm(dim=0), torch.stack(drawn).norm(dim=0)
-        transitions = (running.num_evaluations - 1).clamp_min(1)
-        columns = {
-            "loss": self._loss_now,
-            "grad_norm_sq": self._layer_norms_sq.sum(0),
-            "scaled_grad_norm_sq": self._scaled_now,
-            "running_min_scaled_grad_norm_sq": running.running_min,
-            "running_mean_scaled_grad_norm_sq": running.total / running.num_evaluations,
-            "running_max_scaled_grad_norm_sq": running.running_max,
-            "violating_share": running.num_violations.double() / transitions,
-            "checkable_share": running.num_checkable.double() / transitions,
-            "displacement": displacement,
-            "relative_displacement": displacement / scale,
-            "grad_norm_sq_query": self._layer_norms_sq[parts["query"]].sum(0),
-            "grad_norm_sq_key": self._layer_norms_sq[parts["key"]].sum(0),
-            "grad_norm_sq_by_layer": self._layer_norms_sq.mT,
-            **self.pair.diagnostics(self._embeddings_now),
-            **({} if self._follows_gradient else {"scaled_update_norm_sq": self._update_norm_sq}),
-        }
-        return {name: column.double().cpu() for name, column in columns.items()}
+    def empty_pair(self) -> Pair:
+        """A pair of as many slots, to which points can be copied."""
+        return Pair(self._example, slots=self.num_slots, dtype=self._dtype, device=self._device)
+
+    def point(self, levels: Levels) -> Point:
+        """Where every slot is, for measurements."""
+        blank: list[Mapping[str, Any] | None] = [None] * self.num_slots
+        return Point(
+            pair=self.pair,
+            loss=self._loss_now,
+            gradients=self._gradients,
+            embeddings=self._embeddings_now,
+            eta=self.rate,
+            settings=self.settings,
+            running=self.stationarity,
+            update_norm_sq=self._update_norm_sq,
+            known=blank,
+            levels=levels,
+        )
+
+    @property
+    def rate(self) -> Tensor:
+        """Rate of the next step of each slot, as the schedule has it: (S,)."""
+        schedule = self._optimizer.schedule
+        if schedule.is_constant:
+            return self.eta
+        return (self.eta * schedule.factor(self.step.double())).to(self._dtype)
 
     def _eta_of(self, slot: int, settings: TrialSettings) -> float:
         factor = self.pair.towers[0].spec.learning_rate_factor
         return settings.optimizer.learning_rate.eta(factor=factor, sharpness=partial(self.pair.sharpness, slot))
-
-
-def _norms(stack: Tensor) -> Tensor:
-    """Frobenius norm of each slot's part: (S, ...) -> (S,). A flattened view would copy a transposed gradient."""
-    return torch.linalg.vector_norm(stack, dim=tuple(range(1, stack.ndim)))
 
 
 class _Step:

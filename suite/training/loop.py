@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from suite.experiment import Budget, TrialSettings
+from suite.measurement.catalog import Measure
+from suite.measurement.certificate import Levels
+from suite.measurement.registry import Measurement
 from suite.measurement.stationarity import NEVER
 from suite.training.lane import LONGEST_CHUNK, Lane, State
+from suite.training.recorder import Place, Recorder
 from suite.training.records import is_record_step, next_record_step
 
 Row = dict[str, Any]
+_PEAK = "lambda_max_met"
+"""What a trial's state calls the largest curvature met so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +77,24 @@ class Loop:
     """Runs jobs of equal shape to their end. After each `run_chunk`, take what is in `records` and `outcomes`."""
 
     def __init__(
-        self, jobs: Iterable[Job], *, slots: int, budget: Budget, stop_below: float, device: str = "cpu"
+        self,
+        jobs: Iterable[Job],
+        *,
+        slots: int,
+        budget: Budget,
+        stop_below: float,
+        levels: Levels = Levels(),  # noqa: B008
+        measure: Measure | None = None,
+        device: str = "cpu",
     ) -> None:
         self._waiting = deque(jobs)
         example = self._waiting[0].settings
         self._per_decade, self._epsilons = example.records_per_decade, example.epsilons
-        self._budget, self._stop_below = budget, stop_below
+        self._budget, self._stop_below, self._levels = budget, stop_below, levels
         self.lane = Lane(example, slots=slots, budget=budget, stop_below=stop_below, device=torch.device(device))
+        self.recorder = Recorder(self.lane, measure or {}, levels)
         self._running: dict[int, Running] = {}
+        self._unmeasured: dict[str, tuple[Outcome, float]] = {}
         self.records: list[Row] = []
         self.outcomes: list[Outcome] = []
         self.steps_done = 0
@@ -91,17 +108,39 @@ class Loop:
 
     def states(self) -> dict[str, tuple[State, float]]:
         """Where each running trial is, with its wall seconds so far, so that it can go on elsewhere."""
-        return {r.job.trial_id: (self.lane.state(slot), r.seconds) for slot, r in self._running.items()}
+        running = {r.job.trial_id: (self._state(slot, r), r.seconds) for slot, r in self._running.items()}
+        ended = {i: (outcome.state, s) for i, (outcome, s) in self._unmeasured.items() if outcome.state is not None}
+        return ended | running
+
+    def _state(self, slot: int, running: Running) -> State:
+        peak = self.recorder.peaks.get(running.job.trial_id, math.nan)
+        return {**self.lane.state(slot), _PEAK: np.asarray(peak)}
 
     def running_steps(self) -> dict[str, int]:
         """The step each running trial is at."""
         return {running.job.trial_id: max(running.step, 0) for running in self._running.values()}
 
-    def take(self) -> tuple[list[Outcome], list[Row]]:
-        """Outcomes and records since the last call."""
+    def take(self, *, stopping: bool = False) -> tuple[list[Outcome], list[Row]]:
+        """Outcomes and records since the last call, with all that was waiting to be measured.
+
+        When `stopping`, trials that have ended but wait for what is measured at the end stay running: their state is
+        that of their last step, and going on from there measures it.
+        """
+        if stopping:
+            self.recorder.send_back()
+        self._measure_waiting(keep=stopping)
         taken = self.outcomes, self.records
         self.outcomes, self.records = [], []
         return taken
+
+    def _measure_waiting(self, *, keep: bool = False) -> None:
+        for place in self.recorder.measure_waiting():
+            if place.trial is not None and not keep:
+                self._end(self._unmeasured.pop(place.trial_id)[0])
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.recorder.peaks.pop(outcome.trial_id, None)
 
     def run_chunk(self) -> None:
         """Train up to the next record of any slot, note what is due, and refill the slots whose trial ended."""
@@ -125,14 +164,32 @@ class Loop:
         on_grid = [slot for slot, r in self._running.items() if is_record_step(r.step, self._per_decade)]
         if not ended and not on_grid:
             return
-        columns = self.lane.read()
-        for slot in sorted({*ended, *on_grid}):
-            running = self._running[slot]
-            record = _record_row(running, slot, columns, final=slot in ended)
-            if record["final"] or running.step != running.resumed_step:
-                self.records.append(record)
-            if record["final"]:
-                self.outcomes.append(self._outcome(slot, running, record, columns))
+        slots = sorted({*ended, *on_grid})
+        due = {slot: self._due(self._running[slot], final=slot in ended) for slot in slots}
+        values = self.recorder.measure(due)
+        for slot in slots:
+            running, final = self._running[slot], slot in ended
+            record = _record_row(running, values[slot], final=final)
+            if not final and running.step == running.resumed_step:
+                continue
+            self.records.append(record)
+            outcome = self._outcome(slot, running, record, due[slot]) if final else None
+            later = [] if outcome is not None and outcome.state is None else [m for m in due[slot] if m.waits]
+            if later:
+                if outcome is not None:
+                    self._unmeasured[outcome.trial_id] = outcome, running.seconds
+                trial = None if outcome is None else outcome.row
+                self._wait(slot, Place(running.job.trial_id, running.job.settings, later, record, trial))
+            elif outcome is not None:
+                self._end(outcome)
+
+    def _due(self, running: Running, *, final: bool) -> list[Measurement]:
+        return self.recorder.due(running.step, self._per_decade, final=final)
+
+    def _wait(self, slot: int, place: Place) -> None:
+        self.recorder.wait(slot, place)
+        if self.recorder.is_full:
+            self._measure_waiting()
 
     def _refill(self, slot: int) -> None:
         """The next waiting trial into the slot; one that cannot start is an outcome with its error."""
@@ -147,32 +204,35 @@ class Loop:
                 row = {"status": "failed", "ended_by": None, "error": str(error), "wall_seconds": job.seconds}
                 self.outcomes.append(Outcome(job.trial_id, row, [], None))
                 continue
+            if job.state is not None and (peak := float(job.state.get(_PEAK, math.nan))) == peak:
+                self.recorder.peaks[job.trial_id] = peak
             self._running[slot] = Running(job, eta, step - 1, last, job.seconds, now_ms())
             return
         self.lane.free(slot)
 
-    def _outcome(self, slot: int, running: Running, record: Row, columns: dict[str, Tensor]) -> Outcome:
-        state = self.lane.state(slot)
+    def _outcome(self, slot: int, running: Running, record: Row, due: list[Measurement]) -> Outcome:
+        state = self._state(slot, running)
         ended_by = self._ended_by(running, record)
         first_loss, first_scaled = float(state["first_loss"]), float(state["first_scaled"])
-        drop = first_loss - record["loss"]
-        measured = {name: record.get(name) for name in columns if not name.endswith("_by_layer")}
+        passages = self._passages(running, state)
+        known = {"trial_id", "step", "timestamp_ms", "final"}
+        measured = {k: v for k, v in record.items() if k not in known and not isinstance(v, list)}
         row = {
             **measured,
             "status": "diverged" if ended_by == "diverged" else "finished",
             "ended_by": ended_by,
             "error": None,
             "steps": running.step,
-            "time": record["time"],
             "learning_rate": running.eta,
             "loss_init": first_loss,
             "scaled_grad_norm_sq_init": first_scaled,
-            "slack": float(state["total_promised"]) / (2 * drop) if drop > 0 else None,
+            "unstable": _unstable(passages),
+            "measured": ",".join(sorted(m.name for m in due if m.can_be_left_out)),
+            "certified_at": str(self._levels) if any(m.of_trial for m in due) else None,
             "wall_seconds": running.seconds,
             "started_ms": running.started_ms,
             "ended_ms": record["timestamp_ms"],
         }
-        passages = self._passages(running, state)
         return Outcome(running.job.trial_id, row, passages, None if ended_by == "diverged" else state)
 
     def _ended_by(self, running: Running, record: Row) -> str:
@@ -189,7 +249,7 @@ class Loop:
                 first = int(state[f"first_below{suffix}"][index])
                 last = int(state[f"last_above{suffix}"][index])
                 reached = first != NEVER
-                watched = relative or epsilon >= 10 * self._stop_below
+                watched = reached and (relative or epsilon >= 10 * self._stop_below)
                 rows.append(
                     {
                         "trial_id": running.job.trial_id,
@@ -199,7 +259,8 @@ class Loop:
                         "reached": reached,
                         "steps_to_stationarity": first if reached else None,
                         "time_to_stationarity": running.time(first) if reached else None,
-                        "stay_steps": last + 1 if reached and watched else None,
+                        "stay_steps": last + 1 if watched else None,
+                        "unstable": last + 1 > 2 * first if watched else None,
                     }
                 )
         return rows
@@ -209,13 +270,18 @@ def _finite(value: float) -> bool:
     return value - value == 0
 
 
-def _record_row(running: Running, slot: int, columns: dict[str, Tensor], *, final: bool) -> Row:
-    values = {name: column[slot].tolist() for name, column in columns.items()}
+def _unstable(passages: list[Row]) -> bool | None:
+    """Whether G rose again long after the lowest threshold it reached; None where that cannot be told of any."""
+    told = [p["unstable"] for p in passages if not p["relative"] and not p["at_init"] and p["unstable"] is not None]
+    return told[-1] if told else None
+
+
+def _record_row(running: Running, values: Row, *, final: bool) -> Row:
     return {
         "trial_id": running.job.trial_id,
         "step": running.step,
         "time": running.time(running.step),
         "timestamp_ms": now_ms(),
-        **{name: value for name, value in values.items() if not (name == "scaled_update_norm_sq" and value != value)},
+        **values,
         "final": final,
     }

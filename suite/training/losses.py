@@ -69,6 +69,11 @@ class Loss(Settings):
         """How many others each anchor is compared with, where they are drawn; None for all, or for those of a batch."""
         return None
 
+    @property
+    def escapes(self) -> bool:
+        """Whether it falls on without end as the embeddings, or its own scale, grow: nothing attains its infimum."""
+        return False
+
     def parameters(self) -> dict[str, float]:
         """Trained scalars by name, at their start; a call takes each by keyword as (S,)."""
         return {}
@@ -193,6 +198,11 @@ class InfoNCE(Loss):
     """Other samples that each anchor is compared with, drawn once for a trial; left out, all of them."""
 
     @property
+    def escapes(self) -> bool:
+        """With dot: the gap between positives and negatives grows with the norms."""
+        return self.similarity == "dot"
+
+    @property
     def num_negatives(self) -> int | None:
         """As the settings say."""
         return self.negatives
@@ -292,6 +302,11 @@ class Sigmoid(Loss):
     """Added to the scaled cosines, b; the start if trained."""
     trainable: bool = False
     """Train log t and b along with the towers."""
+
+    @property
+    def escapes(self) -> bool:
+        """With a trained scale, which grows."""
+        return self.trainable
 
     def parameters(self) -> dict[str, float]:
         """log t and b, if trained."""
@@ -426,6 +441,11 @@ class SupCon(Loss):
     temperature: Temperature = 0.5
     symmetric: bool = False
     """Average both directions, query to key and key to query."""
+
+    @property
+    def escapes(self) -> bool:
+        """With dot: the gap between positives and negatives grows with the norms."""
+        return self.similarity == "dot"
 
     @property
     def needs(self) -> frozenset[str]:

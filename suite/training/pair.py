@@ -5,7 +5,8 @@ Shapes: S slots, n samples, b of them in a batch, d embedding_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from suite.data.pairs import check_views, draw_pairs
 from suite.experiment import TrialSettings
-from suite.measurement.curvature import largest_eigenvalue
+from suite.measurement.curvature import hessian_extremes, largest_converged
 from suite.training.losses import draw_negatives
 from suite.training.towers import TOWERS, Pass, TowerSlots, TowerSpec, draw_weights
 
@@ -75,6 +76,7 @@ class Pair:
         own = self.towers[:1] if self._one_tower else self.towers
         self.weights = [w for tower in own for w in tower.weights] + list(self.scalars.values())
         self.initial = [w for tower in own for w in tower.initial]
+        self.initial_norms = [norm for tower in own for norm in tower.initial_norms]
         self.factors = [tower.spec.learning_rate_factor for tower in own for _ in tower.weights]
         self.factors += [1.0] * len(self.scalars)
         counts = [len(tower.weights) for tower in own] + [0] * (2 - len(own))
@@ -119,21 +121,31 @@ class Pair:
         for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             mine[to] = theirs[start]
 
-    def passes(self, weights: Sequence[Tensor]) -> list[list[Pass]]:
-        """What goes through every layer of each view's tower."""
+    def passes(self, weights: Sequence[Tensor], most: int) -> list[list[Pass]]:
+        """What goes through every layer of each view's tower, for the first `most` samples."""
+        return [list(tower.passes(tower.inputs[:, :most], part)) for tower, part in self._views(weights)]
+
+    def expansions(self, weights: Sequence[Tensor], most: int) -> list[Tensor]:
+        """First-order expansion at the draw of each view's embeddings, for the first `most` samples."""
+        return [tower.expansion(tower.inputs[:, :most], part) for tower, part in self._views(weights)]
+
+    def _views(self, weights: Sequence[Tensor]) -> Iterator[tuple[TowerSlots, Sequence[Tensor]]]:
+        """The tower of each view, and its part of the weights."""
         parts = (self.parts["query"], self.parts["query" if self._one_tower else "key"])
-        towers = zip(self.towers, parts, strict=True)
-        return [list(tower.passes(tower.inputs, weights[part])) for tower, part in towers]
+        return ((tower, weights[part]) for tower, part in zip(self.towers, parts, strict=True))
 
     def embeddings(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Embeddings of both views, each (S, n, d), or (S, b, d) of the samples that `rows` (S, b) picks."""
-        parts = (self.parts["query"], self.parts["query" if self._one_tower else "key"])
-        return [tower.embed(weights[part], rows) for tower, part in zip(self.towers, parts, strict=True)]
+        return [tower.embed(part, rows) for tower, part in self._views(weights)]
 
     def loss(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Loss of each slot (S,), and the embeddings it is of."""
         embeddings = self.embeddings(weights, rows)
         return self._loss(*embeddings, **self._inputs_of_loss(weights, rows)), embeddings
+
+    def loss_of(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """Loss of each slot (S,) at these embeddings of all samples, (S, n, d) each."""
+        return self._loss(*embeddings, **self._inputs_of_loss(self.weights, None))
 
     def gradients(self, rows: Tensor | None = None) -> list[Tensor]:
         """Gradient of each slot's own loss in every trained weight."""
@@ -154,31 +166,42 @@ class Pair:
             values["negatives"] = self._extras["negatives"]
         return values
 
+    def mapped(self, convert: Callable[[Tensor], Tensor]) -> Pair:
+        """A copy in which every tensor is what `convert` makes of it."""
+        twin = copy.copy(self)
+        twin.towers = [tower.mapped(convert) for tower in self.towers]
+        twin.scalars = {n: convert(s.detach()).clone().requires_grad_() for n, s in self.scalars.items()}
+        twin._extras = {name: convert(extra) for name, extra in self._extras.items()}
+        twin._index()
+        return twin
+
     def alone(self, slot: int) -> Pair:
         """A copy of one slot as a stack of one, for work that concerns a single trial."""
-        copy = object.__new__(Pair)
-        copy._loss, copy._one_tower = self._loss, self._one_tower
-        copy.towers = [tower.alone(slot) for tower in self.towers]
-        copy.scalars = {n: s[slot : slot + 1].detach().clone().requires_grad_() for n, s in self.scalars.items()}
-        copy._extras = {name: extra[slot : slot + 1] for name, extra in self._extras.items()}
-        copy._index()
-        return copy
+        return self.mapped(lambda tensor: tensor[slot : slot + 1])
 
-    def hessian_product(self) -> tuple[Callable[[Tensor], Tensor], int]:
-        """Multiplication of a flat vector by P^1/2 H P^1/2, summed over slots, and its size; for a stack of one."""
-        weights, scales = self.weights, [factor**0.5 for factor in self.factors]
+    def in_double(self) -> Pair:
+        """A copy whose numbers are those of this one, in float64."""
+        return self.mapped(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    @torch.enable_grad()
+    def hessian_product(self, weights: Sequence[Tensor]) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Multiplication of each slot's flat vector by its P^1/2 H P^1/2 at these weights, (S, P) -> (S, P), and P."""
+        weights = [w.detach().requires_grad_() for w in weights]
+        scales = [factor**0.5 for factor in self.factors]
         gradients = torch.autograd.grad(self.loss(weights)[0].sum(), weights, create_graph=True)
-        sizes = [w.numel() for w in weights]
+        sizes = [w[0].numel() for w in weights]
 
-        def multiply(vector: Tensor) -> Tensor:
-            parts = [s * v.view_as(w) for s, v, w in zip(scales, vector.split(sizes), weights, strict=True)]
-            products = torch.autograd.grad(gradients, weights, grad_outputs=parts, retain_graph=True)
-            return torch.cat([s * p.flatten() for s, p in zip(scales, products, strict=True)])
+        @torch.enable_grad()
+        def multiply(vectors: Tensor) -> Tensor:
+            split = vectors.split(sizes, dim=1)
+            parts = [s * v.reshape(w.shape) for s, v, w in zip(scales, split, weights, strict=True)]
+            along = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()
+            products = torch.autograd.grad(along, weights, retain_graph=True)  # grad_outputs would import sympy
+            return torch.cat([s * p.flatten(1) for s, p in zip(scales, products, strict=True)], dim=1)
 
         return multiply, sum(sizes)
 
     def sharpness(self, slot: int) -> float:
         """lambda_max(P^1/2 H P^1/2) of one slot at its present weights, computed outside the stack."""
-        multiply, size = self.alone(slot).hessian_product()
-        like = self.weights[0]
-        return largest_eigenvalue(multiply, size, dtype=like.dtype, device=like.device)
+        alone = self.alone(slot)
+        return float(hessian_extremes(alone, alone.weights, enough=largest_converged).largest[0])

@@ -8,8 +8,9 @@ Source of the setting: Allen-Zhu, Li, Song 2019 (arXiv 1811.03962, section 2).
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from suite.measurement.displacement import draw_norm
 from suite.training.activations import Activation, activate, slope
 from suite.training.parametrizations import LayerScale, Parametrization, layer_scales, learning_rate_factor
 
@@ -132,7 +134,8 @@ def _scales(spec: TowerSpec) -> tuple[LayerScale, ...]:
 
 class TowerSlots:
     """One tower of every trial in a lane. `inputs` are (S, n, p), or the features (S, n, m) if the first layer is
-    frozen; `weights` the trained ones, each (S, *shape), in the order of `spec.trained`."""
+    frozen; `weights` the trained ones, each (S, *shape), in the order of `spec.trained`; `initial` is their draw, with
+    its spectral norms `initial_norms`, (S,) each."""
 
     def __init__(self, spec: TowerSpec, *, slots: int, samples: int, dtype: torch.dtype, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
@@ -142,6 +145,7 @@ class TowerSlots:
         self.inputs = zeros(samples, (spec.input_dim or 0) if spec.train_ends else spec.width)
         self.weights = [zeros(*shape).requires_grad_() for shape in spec.trained.values()]
         self.initial = [zeros(*shape) for shape in spec.trained.values()]
+        self.initial_norms = [zeros() for _ in self.initial]
         self._frozen = {layer.name: zeros(*layer.shape) for layer in spec.layers if not layer.trained}
         first, hidden, last = (scale.multiplier for scale in _scales(spec))
         self._multiplier = {layer.name: hidden for layer in spec.layers} | {"first": first, "last": last}
@@ -159,19 +163,25 @@ class TowerSlots:
             self.inputs[slot] = torch.from_numpy(inputs)
         for name, stack in self._frozen.items():
             stack[slot] = known[name]
-        for name, weight, initial in zip(self.spec.trained, self.weights, self.initial, strict=True):
+        trained = zip(self.spec.trained, self.weights, self.initial, self.initial_norms, strict=True)
+        for name, weight, initial, norm in trained:
             initial[slot] = known.get(name, 0)  # biases start at 0
             weight[slot] = initial[slot]
+            norm[slot] = draw_norm(initial[slot])
+
+    def mapped(self, convert: Callable[[Tensor], Tensor]) -> TowerSlots:
+        """A copy in which every tensor is what `convert` makes of it."""
+        twin = copy.copy(self)
+        twin.inputs = convert(self.inputs)
+        twin.weights = [convert(w.detach()).clone().requires_grad_() for w in self.weights]
+        twin.initial = [convert(w) for w in self.initial]
+        twin.initial_norms = [convert(norm) for norm in self.initial_norms]
+        twin._frozen = {name: convert(w) for name, w in self._frozen.items()}
+        return twin
 
     def alone(self, slot: int) -> TowerSlots:
         """A copy of one slot as a stack of one, for work that concerns a single trial."""
-        like = self.inputs
-        copy = TowerSlots(self.spec, slots=1, samples=like.shape[1], dtype=like.dtype, device=like.device)
-        copy.inputs = like[slot : slot + 1]
-        copy.weights = [w[slot : slot + 1].detach().clone().requires_grad_() for w in self.weights]
-        copy.initial = [w[slot : slot + 1] for w in self.initial]
-        copy._frozen = {name: w[slot : slot + 1] for name, w in self._frozen.items()}
-        return copy
+        return self.mapped(lambda tensor: tensor[slot : slot + 1])
 
     def embed(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """Embeddings z (S, n, d) with these weights; `rows` (S, b) picks samples of each slot: (S, b, d)."""
@@ -187,10 +197,11 @@ class TowerSlots:
     def _embed(self, inputs: Tensor, *weights: Tensor) -> Tensor:
         if not self.spec.linearized:
             return self.features_and_embeddings(inputs, weights)[1]
-        return self._expanded(inputs, [w - w0 for w, w0 in zip(weights, self.initial, strict=True)])
+        return self.expansion(inputs, weights)
 
-    def _expanded(self, inputs: Tensor, steps: Sequence[Tensor]) -> Tensor:
-        """First-order expansion of z at the draw: the network and its derivative along `steps`, layer by layer."""
+    def expansion(self, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """First-order expansion of z at the draw: the network and its derivative along w - w_0, layer by layer."""
+        steps = [w - w0 for w, w0 in zip(weights, self.initial, strict=True)]
         spec, drawn = self.spec, self._frozen | dict(zip(self.spec.trained, self.initial, strict=True))
         change = dict(zip(spec.trained, steps, strict=True))
         h, dh = inputs, torch.zeros_like(inputs)
@@ -220,8 +231,8 @@ class TowerSlots:
         return out
 
     def passes(self, inputs: Tensor, weights: Sequence[Tensor]) -> Iterator[Pass]:
-        """What goes through each layer of the network itself, one after another, also where the tower is linearized; the
-        last output is the embedding."""
+        """What goes through each layer of the network itself, one after another, also where the tower is linearized;
+        the last output is the embedding."""
         spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
         h = inputs
         for layer in self._before_last:
@@ -240,7 +251,7 @@ class TowerSlots:
 
     def tensors(self) -> list[Tensor]:
         """Everything that a slot holds, in an order that depends on the shape alone."""
-        return [self.inputs, *self.weights, *self.initial, *self._frozen.values()]
+        return [self.inputs, *self.weights, *self.initial, *self.initial_norms, *self._frozen.values()]
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:

@@ -23,7 +23,7 @@ def train(yaml: str, folder: Path) -> Path:
     experiment = load_experiment(path)
     trials = expand(experiment).trials
     results = Results.open(Folder(folder / "results" / experiment.name))
-    tasks = missing(trials, {}, budget=experiment.budget, stop_below=experiment.stop_below)
+    tasks = missing(trials, {}, experiment)
     for number, members in enumerate(groups(tasks).values()):
         order = Order(
             root=results.folder.root,
@@ -36,12 +36,13 @@ def train(yaml: str, folder: Path) -> Path:
             device="cpu",
             budget=experiment.budget,
             stop_below=experiment.stop_below,
-            stationary_below=experiment.stationary_below,
+            levels=experiment.levels,
+            measure=experiment.measure,
             keep_states=False,
         )
         for name in Attempt(order, report=lambda progress: None, stopping=lambda: False).run():
             results.take(name)
-    results.judge(stationary_below=experiment.stationary_below)
+    results.judge(experiment.levels)
     described = experiment.model_dump(include={"name", "description", "stationary_below", "budget", "laws"})
     metadata = {"axes": swept_paths(experiment), "experiment": described | {"sweep_id": "5eed"}}
     results.merge(trials, metadata=metadata, closing_epoch=1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from reading import read
 
 from suite.data.pairs import draw_pairs
 from suite.data.sphere import Sphere
@@ -147,7 +148,7 @@ def test_a_lane_trains_like_the_formulas_written_out_in_numpy(
         assert lane.fill(slot, settings)[0] == 0.2
     for step in range(13):
         lane.advance(1)
-        columns = lane.read()
+        columns = read(lane)
         for slot, (history, _) in enumerate(expected):
             for name, value in history[step].items():
                 assert columns[name][slot].tolist() == pytest.approx(value, rel=1e-9), (name, step)
@@ -168,7 +169,7 @@ def losses_at(settings: TrialSettings, points: list[State]) -> np.ndarray:
     for slot, point in enumerate(points):
         lane.fill(slot, settings, point)
     lane.advance(1)
-    return lane.read()["loss"].numpy()
+    return read(lane)["loss"].numpy()
 
 
 def shifted(state: State, name: str, index: tuple[int, ...], by: float) -> State:
@@ -199,7 +200,7 @@ def test_the_step_and_scaled_g_are_those_of_finite_differences(parametrization: 
     width_factor = TABLE[parametrization][3]
     factors = [width_factor(16, 3)] * 2 + [width_factor(12, 3)] * 3
     norms = [(g**2).sum() for g in gradients]
-    columns = lane.read()
+    columns = read(lane)
     assert columns["grad_norm_sq_by_layer"][0].tolist() == pytest.approx(norms, rel=1e-6)
     assert columns["grad_norm_sq"].item() == pytest.approx(sum(norms), rel=1e-6)
     assert columns["scaled_grad_norm_sq"].item() == pytest.approx(np.dot(factors, norms), rel=1e-6)
@@ -218,7 +219,7 @@ def test_displacement_is_the_distance_of_the_hidden_weights_from_their_draw():
     lane.advance(20)
     moved = sum(((new - old) ** 2).sum() for new, old in zip(weights_of(lane.state(0)), start, strict=True)) ** 0.5
     drawn = sum((old**2).sum() for old in start) ** 0.5
-    columns = lane.read()
+    columns = read(lane)
     assert moved > 0
     assert columns["displacement"].item() == pytest.approx(moved, rel=1e-12)
     assert columns["relative_displacement"].item() == pytest.approx(moved / drawn, rel=1e-12)
@@ -232,7 +233,7 @@ def test_the_constant_rule_moves_the_query_tower_at_its_value_and_the_key_tower_
     assert eta * 3 / 16 == pytest.approx(value, rel=1e-12)
     history, towers = plain_training(settings, eta=value * 16 / 3, steps=5)
     lane.advance(6)
-    assert lane.read()["loss"].item() == pytest.approx(history[5]["loss"], rel=1e-12)
+    assert read(lane)["loss"].item() == pytest.approx(history[5]["loss"], rel=1e-12)
     np.testing.assert_allclose(weights_of(lane.state(0))[2], towers[1].weights[1], rtol=1e-10)
 
 

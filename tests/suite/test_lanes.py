@@ -12,7 +12,7 @@ from suite.trials import Task, expand, missing
 
 def tasks_of(sweep: dict[str, object]) -> tuple[Experiment, list[Task]]:
     experiment = Experiment(name="t", sweep=sweep, budget=Budget(steps=1000))
-    return experiment, missing(expand(experiment).trials, {}, budget=experiment.budget, stop_below=0)
+    return experiment, missing(expand(experiment).trials, {}, experiment)
 
 
 @settings(deadline=None)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from reading import read
 
 from suite.data.sphere import Sphere
 from suite.experiment import Budget, Encoder, TrialSettings
@@ -135,7 +136,7 @@ def test_g_is_that_of_the_full_batch_whatever_the_batch():
     lane.advance(9)
     full = lane.pair.gradients()
     expected = 4 / 12 * sum(float(g.square().sum()) for g in full)
-    assert lane.read()["scaled_grad_norm_sq"].item() == pytest.approx(expected, rel=1e-12)
+    assert read(lane)["scaled_grad_norm_sq"].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_batches_of_an_epoch_are_disjoint_and_epochs_differ():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from suite.commits import Address, Commit, decode, decode_state, encode
 from suite.experiment import Experiment
+from suite.measurement.certificate import Levels
 from suite.results import Results, ResultsError, read_table, write_table
 from suite.storage import DamagedError, Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, table
@@ -113,7 +114,7 @@ def test_a_damaged_state_is_never_read_as_a_good_one(position, flip):
 
 
 def merged(results: Results, trials: list[Trial] = TRIALS, *, closing_epoch: int | None = None) -> None:
-    results.judge(stationary_below=1e-4)
+    results.judge(Levels())
     results.merge(trials, metadata={}, closing_epoch=closing_epoch)
 
 
@@ -199,7 +200,7 @@ def test_reading_again_after_a_kill_between_any_two_writes_of_a_merge(tmp_path: 
             except Killed:
                 done = False
         again = Results.open(folder)
-        again.judge(stationary_below=1e-4)
+        again.judge(Levels())
         found = (again.outcome(IDS[0])["steps"], again.outcome(IDS[1])["steps"], again.records().to_dict("list"))
         expected = expected or found
         assert str(found) == str(expected)
@@ -235,7 +236,7 @@ def test_without_any_record_the_tables_are_empty(tmp_path: Path, known: str):
         results.fail(IDS[0], "the worker died")
     elif known != "nothing":
         results.take(commit(folder, outcomes=(outcome(IDS[0], 0, "diverged"),)))
-    results.judge(stationary_below=1e-4)
+    results.judge(Levels())
     merged(results, closing_epoch=1)
     assert results.records().empty
     frames = tables(folder)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from suite import load_experiment
 from suite.experiment import Budget, Encoder, Experiment, KeyEncoder, TrialSettings
+from suite.measurement.catalog import CHOSEN
+from suite.measurement.registry import MEASUREMENTS
 from suite.reference import ROOT
 from suite.tables import OUTCOMES
 from suite.trials import Trial, cells, expand, flat_settings, flatten, missing, trial_id
@@ -208,7 +210,15 @@ def test_a_choice_swept_as_a_whole_has_a_column_with_a_word_for_each_of_its_valu
     assert not set(flat[0]) & (set(OUTCOMES.names) - {"trial_id"})
 
 
-FINISHED = {"status": "finished", "steps": 100, "learning_rate": 0.2, "scaled_grad_norm_sq": 1e-2, "checkpoint": "c"}
+MEASURED = ",".join(name for name in CHOSEN if MEASUREMENTS[name].default.at_end)
+FINISHED = {
+    "status": "finished",
+    "steps": 100,
+    "learning_rate": 0.2,
+    "scaled_grad_norm_sq": 1e-2,
+    "checkpoint": "c",
+    "measured": MEASURED,
+}
 
 
 @pytest.mark.parametrize(
@@ -226,11 +236,15 @@ FINISHED = {"status": "finished", "steps": 100, "learning_rate": 0.2, "scaled_gr
         (FINISHED | {"scaled_grad_norm_sq": 5e-5}, Budget(steps=101), False, 0),
         (FINISHED, Budget(steps=1000, time=20), False, 0),
         (FINISHED, Budget(steps=1000, time=21), True, 100),
+        (FINISHED | {"measured": "angles"}, Budget(steps=100), True, 100),
+        (FINISHED | {"measured": None}, Budget(steps=50), True, 100),
+        (FINISHED | {"measured": None, "checkpoint": None}, Budget(steps=100), False, 0),
     ],
 )
 def test_what_is_left_to_train(known: dict[str, object], budget: Budget, left: bool, from_step: int):
     (trial,) = trials_of({"encoder.width": [8]})
-    tasks = missing([trial], {trial.trial_id: known}, budget=budget, stop_below=5e-5)
+    experiment = Experiment(name="t", budget=budget)
+    tasks = missing([trial], {trial.trial_id: known}, experiment)
     assert [task.trial_id for task in tasks] == [trial.trial_id] * left
     if left:
         assert tasks[0].step == from_step

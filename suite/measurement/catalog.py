@@ -1,0 +1,75 @@
+"""The catalog: all measurements there are. A file of this folder registers what it measures, and is found here."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import suite.measurement
+from suite.measurement.moments import Moments
+from suite.measurement.registry import MEASUREMENTS, Column, Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suite.measurement.point import Point
+
+for _module in pkgutil.iter_modules(suite.measurement.__path__):
+    importlib.import_module(f"suite.measurement.{_module.name}")
+
+Measure = Mapping[str, Moments]
+"""Moments by the names of measurements."""
+
+CHOSEN = tuple(m.name for m in MEASUREMENTS.values() if m.can_be_left_out)
+"""Measurements whose moments a user may choose."""
+
+
+def moments(given: Measure) -> dict[str, Moments]:
+    """When each measurement is made: as given, or else as it is by default."""
+    return {m.name: given.get(m.name, m.default) for m in MEASUREMENTS.values()}
+
+
+def parse_measure(value: Any) -> dict[str, Moments]:
+    """What `measure` in a YAML file says: moments by measurement, or `none` for no measurement that can be left out.
+
+    Raises:
+        ValueError: an unknown measurement, or moments that are none.
+    """
+    if value == "none":
+        return dict.fromkeys(CHOSEN, Moments.NEVER)
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"got {value!r}; write none, or a mapping such as {{curvature: [start, end], kernel: decades}}"
+        )
+    parsed = {}
+    for name, form in value.items():
+        if name not in CHOSEN:
+            raise ValueError(f"unknown measurement {name!r}. Known: {', '.join(sorted(CHOSEN))}")
+        try:
+            parsed[name] = Moments.parse(form)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if MEASUREMENTS[name].of_trial and parsed[name] not in (Moments.END, Moments.NEVER):
+            raise ValueError(f"{name}: it is made at the end of a trial: write end or never")
+    return parsed
+
+
+def record_columns() -> list[Column]:
+    """Of all measurements of records."""
+    return [column for m in MEASUREMENTS.values() if not m.of_trial for column in m.columns]
+
+
+def trial_columns() -> list[Column]:
+    """Of all measurements that are made once per trial."""
+    return [column for m in MEASUREMENTS.values() if m.of_trial for column in m.columns]
+
+
+def measured(point: Point, measurement: Measurement) -> dict[str, Tensor]:
+    """What a measurement says of every slot: float64 columns on the CPU, (S,) or (S, k)."""
+    import torch
+
+    with torch.no_grad():
+        columns = measurement.function(point)
+    return {name: column.double().cpu() for name, column in columns.items()}

@@ -1,0 +1,141 @@
+"""Displacement: how far the weights are from their draw, as a whole and by layer, in two norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from suite.measurement.moments import Moments
+from suite.measurement.point import norms
+from suite.measurement.registry import FREE, MEASUREMENTS, Column, Values
+from suite.measurement.spectra import eigenvalues
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suite.measurement.point import Point
+
+BLOCK, STEPS = 4, 4
+"""Of the Krylov space for a displacement, whose singular values fall fast: within 1e-6 of the largest."""
+DRAW_BLOCK, DRAW_STEPS = 2, 12
+"""For a Gaussian draw, whose largest singular values are crowded: within 1e-3; once per trial."""
+
+_ORDER = "through the query tower, then the key tower"
+
+
+@MEASUREMENTS(
+    "displacement",
+    Column(name="displacement", formula="‖w − w_0‖, Frobenius norm over all trained weights of both towers"),
+    Column(name="relative_displacement", formula="‖w − w_0‖ / ‖w_0‖"),
+    Column(name="displacement_by_layer", formula=f"‖w_l − w_l,0‖ of each trained weight: {_ORDER}", kind="list"),
+    Column(
+        name="relative_displacement_by_layer",
+        formula="‖w_l − w_l,0‖ / ‖w_l,0‖; infinite for a bias that has moved, which starts at 0",
+        kind="list",
+    ),
+    default=Moments.ALWAYS,
+    cost=FREE,
+)
+def displacement(point: Point) -> Values:
+    """Distance from the draw in the Frobenius norm."""
+    import torch
+
+    moved, drawn = _moved(point), point.pair.initial
+    by_layer = torch.stack([norms(w) for w in moved])
+    scale = torch.stack([norms(w) for w in drawn])
+    total = by_layer.norm(dim=0)
+    return {
+        "displacement": total,
+        "relative_displacement": total / scale.norm(dim=0),
+        "displacement_by_layer": by_layer.mT,
+        "relative_displacement_by_layer": _ratio(by_layer, scale).mT,
+    }
+
+
+@MEASUREMENTS(
+    "spectral-displacement",
+    Column(name="spectral_displacement", formula="largest over the layers of ‖w_l − w_l,0‖₂, the spectral norm"),
+    Column(
+        name="relative_spectral_displacement", formula="largest over the weight matrices of ‖w_l − w_l,0‖₂ / ‖w_l,0‖₂"
+    ),
+    Column(
+        name="spectral_displacement_by_layer",
+        formula=f"‖w_l − w_l,0‖₂ of each trained weight, by block Lanczos: {_ORDER}",
+        kind="list",
+        source="Golub & Van Loan 2013, section 10.4",
+    ),
+    Column(
+        name="relative_spectral_displacement_by_layer",
+        formula="‖w_l − w_l,0‖₂ / ‖w_l,0‖₂; infinite for a bias that has moved",
+        kind="list",
+    ),
+    default=Moments.ALWAYS,
+    cost=f"{2 * STEPS + 2} products of each displacement with {BLOCK} vectors",
+    gradients=lambda settings: 1.5,
+)
+def spectral_displacement(point: Point) -> Values:
+    """Distance from the draw in the spectral norm, which is that of the theorem's neighbourhood of the draw."""
+    import torch
+
+    by_layer = spectral_norms(_moved(point))
+    relative = _ratio(by_layer, torch.stack(point.pair.initial_norms))
+    matrices = torch.tensor([w.ndim == 3 for w in point.pair.initial], device=relative.device)
+    return {
+        "spectral_displacement": by_layer.amax(0),
+        "relative_spectral_displacement": relative[matrices].amax(0),
+        "spectral_displacement_by_layer": by_layer.mT,
+        "relative_spectral_displacement_by_layer": relative.mT,
+    }
+
+
+def _moved(point: Point) -> list[Tensor]:
+    """w - w_0 of the towers' weights; what the loss itself trains is left out."""
+    drawn = point.pair.initial
+    return [w.detach() - w0 for w, w0 in zip(point.pair.weights[: len(drawn)], drawn, strict=True)]
+
+
+def _ratio(moved: Tensor, drawn: Tensor) -> Tensor:
+    return (moved / drawn).where(moved > 0, 0.0)
+
+
+def spectral_norms(stacks: Sequence[Tensor], *, block: int = BLOCK, steps: int = STEPS) -> Tensor:
+    """Largest singular value of each slot's matrix (S, a, b), or norm of its vector (S, a), for every stack: (k, S).
+
+    Stacks of one shape are taken together.
+    """
+    import torch
+
+    found = torch.zeros(len(stacks), len(stacks[0]), dtype=stacks[0].dtype, device=stacks[0].device)
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index, stack in enumerate(stacks):
+        shapes.setdefault(tuple(stack.shape), []).append(index)
+    for shape, members in shapes.items():
+        stack = torch.cat([stacks[index] for index in members])
+        values = norms(stack) if len(shape) == 2 else largest_singular_values(stack, block=block, steps=steps)
+        found[members] = values.view(len(members), -1)
+    return found
+
+
+def draw_norm(weight: Tensor) -> Tensor:
+    """Spectral norm of one weight as it was drawn, or norm of a bias."""
+    return spectral_norms([weight[None]], block=DRAW_BLOCK, steps=DRAW_STEPS)[0, 0]
+
+
+def largest_singular_values(matrices: Tensor, *, block: int, steps: int) -> Tensor:
+    """Largest singular value of each matrix (N, a, b) -> (N,), by block Lanczos on D D^T with full reorthogonalisation
+    from a fixed start: a Rayleigh-Ritz value, so never above the true one but for rounding."""
+    import torch
+
+    rows, columns = matrices.shape[1:]
+    block = min(block, rows, columns)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(columns, block, generator=generator, dtype=torch.float64).to(matrices)
+    fresh = basis = torch.linalg.qr(matrices @ start).Q
+    for _ in range(min(steps, min(rows, columns) // block - 1)):
+        image = matrices @ (matrices.mT @ fresh)
+        for _ in range(2):  # once removes, twice is enough for orthogonality to rounding
+            image = image - basis @ (basis.mT @ image)
+        fresh = torch.linalg.qr(image).Q
+        basis = torch.cat([basis, fresh], dim=2)
+    projected = (basis.mT @ matrices).double()
+    return eigenvalues(projected @ projected.mT)[:, -1].clamp_min(0).sqrt().to(matrices.dtype)
