@@ -244,6 +244,31 @@ class TowerSlots:
         z = self._layer(self._last, h, known)
         yield Pass(self._last, h, z, z)
 
+    def deltas(
+        self, passes: Sequence[Pass], weights: Sequence[Tensor], outputs: slice = slice(None)
+    ) -> Iterator[tuple[Pass, Tensor]]:
+        """How each layer's output moves these k coordinates of the embedding, dz / d output (S, n, k, outputs of the
+        layer), from the last layer to the first; `passes` are of the same weights."""
+        spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
+        *before_last, above = passes
+        slots, n, d = above.output.shape
+        identity = torch.eye(d, dtype=above.output.dtype, device=above.output.device)
+        delta = identity[outputs].expand(slots, n, -1, -1)
+        yield above, delta
+        around: Tensor | float = 0.0  # what the layer above passes down beside its matrix
+        for this in reversed(before_last):
+            through = delta.flatten(1, 2) @ known[above.layer.name]
+            down = _scaled(through, self._multiplier[above.layer.name]).unflatten(1, (n, -1)) + around
+            at_pre_activation = down * slope(spec.activation, this.pre_activation)[:, :, None]
+            skips = spec.residual and this.layer.name != "first"
+            delta = at_pre_activation / spec.depth**0.5 if skips else at_pre_activation
+            yield this, delta
+            above, around = this, at_pre_activation if skips else 0.0
+
+    def multipliers(self, layer: Layer) -> tuple[float, float]:
+        """By what a layer's output takes its trained matrix and its trained bias."""
+        return self._multiplier[layer.name], self._bias_multiplier
+
     def features_and_embeddings(self, inputs: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """h_L (S, n, m) and z (S, n, d) of the network itself, also where the tower is linearized."""
         last = deque(self.passes(inputs, weights), maxlen=1)[0]  # earlier ones are not kept
