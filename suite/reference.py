@@ -137,7 +137,11 @@ def _field_schema(name: str, field: FieldInfo, model: type[BaseModel]) -> dict[s
 
 
 def _measure_schema() -> dict[str, Any]:
-    every = {"type": "object", "properties": {"every": {"type": "integer", "minimum": 1}}, "additionalProperties": False}
+    every = {
+        "type": "object",
+        "properties": {"every": {"type": "integer", "minimum": 1}},
+        "additionalProperties": False,
+    }
     moment = {"anyOf": [{"enum": list(WORDS)}, every]}
     form = {"anyOf": [*moment["anyOf"], {"type": "array", "items": moment}]}
     of_record = {"type": "object", "properties": dict.fromkeys(CHOSEN, form), "additionalProperties": False}

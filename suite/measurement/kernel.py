@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from suite.measurement.moments import Moments
 from suite.measurement.registry import MEASUREMENTS, Column, Values
+from suite.measurement.spectra import eigenvalues
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,16 +26,16 @@ BLOCK_ELEMENTS = 2**24
 """Derivatives at one layer held at once, about: of more coordinates of the embedding, they are taken in blocks."""
 
 _TOWERS = ("query", "key")
-_KERNEL = "kernel: Jacot et al. 2018 (arXiv 1806.07572)"
-_ALIGNMENT = "Cortes et al. 2012 (arXiv 1203.0550), without centring; of tangent kernels: Fort et al. 2020 (2010.15110)"
-_UNIT = "||z||^2 per unit of eta t"
+_KERNEL = "Jacot et al. 2018, arXiv 1806.07572"
+_ALIGNMENT = "Cortes et al. 2012, arXiv 1203.0550, without centring; Fort et al. 2020, arXiv 2010.15110"
+_UNIT = "‖z‖² per unit of eta t"
 
 
 def _columns(tower: str) -> list[Column]:
     return [
-        Column(name=f"kernel_drift_{tower}", formula="||K_t - K_0||_F / ||K_0||_F", source=_KERNEL),
-        Column(name=f"kernel_alignment_{tower}", formula="<K_t, K_0>_F / (||K_t||_F ||K_0||_F)", source=_ALIGNMENT),
-        Column(name=f"kernel_smallest_{tower}", formula="lambda_min(K_t)", unit=_UNIT, source=_KERNEL),
+        Column(name=f"kernel_drift_{tower}", formula="‖K_t − K_0‖ / ‖K_0‖, Frobenius norms", source=_KERNEL),
+        Column(name=f"kernel_alignment_{tower}", formula="⟨K_t, K_0⟩ / (‖K_t‖ ‖K_0‖)", source=_ALIGNMENT),
+        Column(name=f"kernel_smallest_{tower}", formula="smallest eigenvalue of K_t", unit=_UNIT, source=_KERNEL),
         Column(name=f"kernel_trace_{tower}", formula="tr(K_t) / n", unit=_UNIT, source=_KERNEL),
     ]
 
@@ -76,7 +77,7 @@ def kernel(point: Point) -> Values:
         values |= {
             f"kernel_drift_{tower}": _inner(change, change).sqrt() / start_size,
             f"kernel_alignment_{tower}": _inner(present, start) / (size * start_size),
-            f"kernel_smallest_{tower}": _smallest_eigenvalue(present),
+            f"kernel_smallest_{tower}": eigenvalues(present)[:, 0],
             f"kernel_trace_{tower}": present.diagonal(dim1=-2, dim2=-1).mean(-1),
         }
     return values
@@ -127,12 +128,3 @@ def _gram(rows: Tensor) -> Tensor:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((-2, -1))
-
-
-def _smallest_eigenvalue(kernels: Tensor) -> Tensor:
-    """(S, n, n) -> (S,); NaN for a kernel that is not finite, which the routine would refuse for all slots."""
-    import torch
-
-    finite = kernels.isfinite().all(-1).all(-1)
-    values = torch.linalg.eigvalsh(kernels.where(finite[:, None, None], 0.0))
-    return values[:, 0].where(finite, torch.nan)
