@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from suite.lanes import Cost
 from suite.machine import machine
-from suite.storage import Folder
+from suite.user_cache import UserCache
 
 
 class CostCache:
@@ -22,26 +17,15 @@ class CostCache:
     """
 
     def __init__(self, *, device: str, threads: int, slots: int | None = None) -> None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._folder = Folder(base / "stillpoint")
+        self._cache = UserCache("calibration.json")
         found = machine(device)
         self._prefix = f"{found['hardware']}|{found['torch_version']}|{threads}|{device}|{slots or 'chosen'}|"
 
     def read(self) -> dict[str, Cost]:
         """Cost by shape key."""
-        stored = self._all()
-        mine = {key: value for key, value in stored.items() if key.startswith(self._prefix)}
+        mine = {key: value for key, value in self._cache.read().items() if key.startswith(self._prefix)}
         return {key.removeprefix(self._prefix): Cost(**value) for key, value in mine.items()}
 
     def add(self, costs: Mapping[str, Cost]) -> None:
         """Keep these too; a folder that cannot be written is no reason to stop."""
-        stored = self._all() | {self._prefix + key: asdict(cost) for key, cost in costs.items()}
-        with suppress(OSError):
-            self._folder.write("calibration.json", json.dumps(stored, indent=0).encode())
-
-    def _all(self) -> dict[str, dict[str, Any]]:
-        with suppress(OSError, ValueError):
-            stored = json.loads(self._folder.read("calibration.json"))
-            if isinstance(stored, dict):
-                return stored
-        return {}
+        self._cache.add({self._prefix + key: asdict(cost) for key, cost in costs.items()})

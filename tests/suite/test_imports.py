@@ -58,6 +58,7 @@ def loaded_by(code: str) -> set[str]:
             {"torch", "ray", "mlflow"},
         ),
         ("from analysis import fit_law", {"torch", "ray", "mlflow", "matplotlib"}),
+        ("import suite.measurement.dominance", {"torch", "ray", "mlflow", "scipy", "sklearn"}),
         ("import suite.worker", {"mlflow", "sklearn", "matplotlib"}),
     ],
 )
