@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from analysis.descent import descent_frame, descent_sentences
 from analysis.end_points import end_points, examined, unstable_words
 from analysis.frames import ENDED, Results, load_results, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
@@ -107,6 +108,14 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
             lambda: figures.shares(results),
         ),
         (
+            "descent",
+            "Descent and stationarity",
+            "Final scaled G against the share of steps that lowered the loss by less than half of the promise, one "
+            "mark per trial, those with a share of exactly 0 side by side in the grey band; dotted is the level "
+            f"{below:g}, dashed the limit of the descent regime. {_descent(results)}",
+            lambda: figures.descent(results),
+        ),
+        (
             "passages",
             f"Time to stationarity against {axis}",
             f"Steps until scaled {passed} for the first time, one mark per trial{lines}. Open triangles are trials "
@@ -135,6 +144,14 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
             lambda: figures.displacement(results),
         ),
     ]
+
+
+def _descent(results: Results) -> str:
+    """What the figure shows, in numbers."""
+    drawn = descent_frame(results)
+    absent = len(results.trials[results.trials.status.isin(ENDED)]) - len(drawn)
+    missing = f" Not drawn: {absent} that diverged or were not judged." if absent else ""
+    return descent_sentences(drawn) + missing if len(drawn) else ""
 
 
 def _left_out(fits: list[SweepFit]) -> str:

@@ -129,3 +129,4 @@ def test_the_report_and_the_terminal_tell_what_the_results_have(
         assert f"Counts of the {known}" in page
         assert "Unstable: 1 of 1 (100%)" in page
     assert "<script" not in page
+    assert (folder / "figures" / "descent.svg").exists() == (case != "none")

@@ -144,7 +144,7 @@ def test_the_report_says_what_the_frames_say(full: Path, tmp_path: Path):
         assert threshold.sentence()[1:] in page
     fits = json.loads((folder / "fits.json").read_text())["fits"]
     assert [entry["group"] for entry in fits] == [[1], [2], [], []]
-    for name in ("curves", "passages", "laws", "shares", "displacement"):
+    for name in ("curves", "passages", "laws", "shares", "descent", "displacement"):
         for kind in ("svg", "png", "pdf"):
             assert (folder / "figures" / f"{name}.{kind}").stat().st_size > 1000
         ElementTree.parse(folder / "figures" / f"{name}.svg")
