@@ -79,7 +79,7 @@ def _verdict(share: pd.Series[float], settled: pd.Series[bool]) -> str:
     cut, without = best_cut(share, settled), int(min(settled.sum(), (~settled).sum()))
     if cut.num_wrong == without:
         return "The share of violating steps does not tell the two apart: no cut is better than none."
-    span = f"from {_percent(cut.low)} to {_percent(cut.high)}"
+    span = _span(cut.low, cut.high)
     if cut.num_wrong == 0:
         return f"Any cut {span} tells the two apart."
     return (
@@ -88,5 +88,9 @@ def _verdict(share: pd.Series[float], settled: pd.Series[bool]) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
+def _span(low: float, high: float) -> str:
+    """Both shares in percent, with as many digits as tell them apart."""
+    pairs = [(f"{100 * low:.{digits}g}", f"{100 * high:.{digits}g}") for digits in range(2, 9)]
+    plain = [pair for pair in pairs if "e" not in "".join(pair)]
+    first, last = next((pair for pair in plain if pair[0] != pair[1]), pairs[-1])
+    return f"from {first} % to {last} %"

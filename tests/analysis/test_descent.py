@@ -40,6 +40,17 @@ def trials(*parts: tuple[float, bool, int]) -> pd.DataFrame:
             "stationary. The share of violating steps does not tell the two apart: no cut is better than none.",
         ),
         (
+            [(0.0, True, 3), (0.1712, True, 1), (0.1734, False, 1), (1.0, False, 1)],
+            "All 3 trials with up to 1 % of violating steps are stationary; 1 of the 2 trials from 1 % to 50 % is "
+            "stationary; the one trial above 50 % is not stationary. "
+            "Any cut from 17.1 % to 17.3 % tells the two apart.",
+        ),
+        (
+            [(0.0, True, 2), (1.0, False, 2)],
+            "All 2 trials with up to 1 % of violating steps are stationary; none of the 2 trials above 50 % is "
+            "stationary. Any cut from 0 % to 100 % tells the two apart.",
+        ),
+        (
             [(0.3, False, 1)],
             "The one trial from 1 % to 50 % is not stationary. There is nothing to tell apart.",
         ),
