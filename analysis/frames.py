@@ -45,20 +45,24 @@ def short(path: str) -> str:
 def load_results(source: str | Path, *, experiment: str | None = None) -> Results:
     """Results of a sweep from a folder (RESULTS/<experiment>, or RESULTS with one experiment) or an MLflow address.
 
-    From MLflow come trials and thinned records; passages are empty there.
+    From MLflow come trials and thinned records; passages are empty there. Where the sweep holds linearized twins,
+    records and trials have a column `twin_distance`; see analysis.twins.
 
     Raises:
         ValueError: nothing of the kind is there, several are and `experiment` does not choose, or it is newer.
     """
+    from analysis.twins import with_twin_distances
+
     if "://" in str(source):
         from analysis.mlflow_frames import load_from_mlflow
 
-        return load_from_mlflow(str(source), experiment=experiment)
+        return with_twin_distances(load_from_mlflow(str(source), experiment=experiment))
     folder = _folder(Path(source), experiment)
     trials, metadata = _read(folder / "trials.parquet")
     passages, _ = _read(folder / "passages.parquet")
     records, _ = _read(folder / "records.parquet")
-    return Results(trials, passages, records, metadata["experiment"], metadata["axes"], folder)
+    results = Results(trials, passages, records, metadata["experiment"], metadata["axes"], folder)
+    return with_twin_distances(results)
 
 
 def _folder(source: Path, experiment: str | None) -> Path:
@@ -119,14 +123,18 @@ def chosen_trials(results: Results, among: str) -> pd.DataFrame:
 
 
 def law_frame(results: Results, spec: dict[str, Any]) -> pd.DataFrame:
-    """The rows that a law of the experiment is fitted to; `censored` is there if its y can be."""
+    """The rows that a law of the experiment is fitted to; `censored` is there if its y can be.
+
+    One of `twin_distance` is fitted to the trials that have a twin.
+    """
     among = spec.get("among", "descent")
     if spec["y"] in results.passages.columns:
         thresholds = None if "epsilon" in spec["x"] else spec.get("epsilon")
         if spec.get("epsilon"):
             thresholds = spec["epsilon"]
         return passage_frame(results, epsilon=thresholds, relative=spec.get("relative", False), among=among)
-    return chosen_trials(results, among)
+    trials = chosen_trials(results, among)
+    return trials[trials[spec["y"]].notna()] if spec["y"] == "twin_distance" and spec["y"] in trials else trials
 
 
 def resolve_axis(results: Results, frame: pd.DataFrame, name: str) -> str:

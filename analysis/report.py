@@ -13,10 +13,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from analysis.descent import descent_frame, descent_sentences
+from analysis.end_points import end_points, examined, unstable_words
 from analysis.frames import ENDED, Results, load_results, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
 from analysis.layout import groups, main_axes, word
-from analysis.thresholds import stationary_shares, thresholds
+from analysis.thresholds import judged, stationary_shares, thresholds
 
 MOST_FAILURES = 20
 
@@ -89,6 +91,8 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
     scale = figures.layout_of(results).scale
     axis = "seed" if scale is None else short(scale.axis)
     below = results.experiment["stationary_below"]
+    final = f"scaled G ≤ {below:g} at the end"
+    settled = f"that the certificate calls stationary ({final})" if len(examined(results)) else f"with {final}"
     passed = figures.shown_threshold(results, fits).condition if len(results.passages) else "G ≤ ε"
     seeds = results.trials["seed"].nunique()
     spread = f"median and range of {seeds} seeds" if seeds > 1 else "one seed"
@@ -99,9 +103,17 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
         (
             "shares",
             f"Who becomes stationary, by {axis}",
-            f"Left: share of trials with scaled G ≤ {below:g} at the end, with its Wilson 95% interval. Right: share "
+            f"Left: share of trials {settled}, with its Wilson 95% interval. Right: share "
             f"of steps that lowered the loss by less than half of the promise: {spread}.{note}",
             lambda: figures.shares(results),
+        ),
+        (
+            "descent",
+            "Descent and stationarity",
+            "Final scaled G against the share of steps that lowered the loss by less than half of the promise, one "
+            "mark per trial, those with a share of exactly 0 side by side in the grey band; dotted is the level "
+            f"{below:g}, dashed the limit of the descent regime. {_descent(results)}",
+            lambda: figures.descent(results),
         ),
         (
             "passages",
@@ -134,6 +146,14 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
     ]
 
 
+def _descent(results: Results) -> str:
+    """What the figure shows, in numbers."""
+    drawn = descent_frame(results)
+    absent = len(results.trials[results.trials.status.isin(ENDED)]) - len(drawn)
+    missing = f" Not drawn: {absent} that diverged or were not judged." if absent else ""
+    return descent_sentences(drawn) + missing if len(drawn) else ""
+
+
 def _left_out(fits: list[SweepFit]) -> str:
     """How many laws the figure has no room for."""
     from analysis import figures
@@ -158,6 +178,9 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
         num_trials=len(results.trials),
         num_incomplete=int((~results.trials.status.isin(ENDED)).sum()),
         shares=share_table(results),
+        num_judged=len(judged(results)),
+        points=end_points(results),
+        unstable=unstable_words(results),
         laws=[law_row(fitted) for fitted in fits],
         pictures=pictures,
         failures=_failures(results.trials),
@@ -168,8 +191,8 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
 
 
 def share_table(results: Results) -> dict[str, Any] | None:
-    """Stationary trials of trials that ended: a row per group, a column per value of the numeric axis if there is one;
-    None where only seeds are swept."""
+    """Stationary trials of those judged: a row per group, a column per value of the numeric axis if there is one; None
+    where only seeds are swept."""
     axis, others = main_axes(results)
     axes = others if axis is None else [*others, axis]
     if not axes:

@@ -7,13 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from analysis.end_points import end_points_line
 from analysis.laws_of_sweep import SweepFit, interval, number
 from analysis.report import Report, share_table
 from analysis.thresholds import thresholds
 
 
 def print_summary(report: Report, console: Console) -> None:
-    """Counts, share of stationary trials, thresholds, exponents with intervals, and where the report is."""
+    """Counts, stationary trials, kinds of end points, thresholds, exponents with intervals, where the report is."""
     results, fits = report.results, report.fits
     counts = results.trials.status.value_counts()
     words = ", ".join(f"{counts[status]} {status}" for status in sorted(counts.index))
@@ -28,6 +29,8 @@ def print_summary(report: Report, console: Console) -> None:
         for title, cells in shares["rows"]:
             table.add_row(title, *["" if cell is None else f"{cell[0]}/{cell[1]}" for cell in cells])
         console.print(table)
+    if (line := end_points_line(results)) is not None:
+        console.print(line, highlight=False, markup=False)
     for threshold in thresholds(results):
         console.print(threshold.sentence(), highlight=False, markup=False)
     if fits:

@@ -15,11 +15,16 @@ MOST = 0.9
 """A width counts as stationary if at least this share of its trials is."""
 
 
+def judged(results: Results) -> pd.DataFrame:
+    """Trials that ended and of which it is known whether they are stationary: those without a certificate are not."""
+    trials = results.trials
+    known = trials[trials.status.isin(ENDED) & trials.stationary.notna()]
+    return known.assign(stationary=known.stationary.astype(bool))
+
+
 def stationary_shares(results: Results, axes: list[str]) -> pd.DataFrame:
-    """Trials that ended, by the values of `axes`: count, stationary, share, and its Wilson 95% interval."""
-    ended = results.trials[results.trials.status.isin(ENDED)]
-    flags = ended.assign(stationary=ended.stationary.fillna(False).astype(bool))
-    counted = flags.groupby(axes, dropna=False).stationary.agg(["size", "sum"]).reset_index()
+    """Judged trials, by the values of `axes`: count, stationary, share, and its Wilson 95% interval."""
+    counted = judged(results).groupby(axes, dropna=False).stationary.agg(["size", "sum"]).reset_index()
     counted = counted.rename(columns={"size": "trials", "sum": "stationary"})
     bounds = [wilson_interval(int(s), int(n)) for s, n in zip(counted.stationary, counted.trials, strict=True)]
     shares = counted.stationary / counted.trials

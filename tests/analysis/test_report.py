@@ -1,5 +1,6 @@
 """Frames, figures and the report on real small sweeps, degenerate ones among them."""
 
+import io
 import json
 import re
 import shutil
@@ -143,7 +144,7 @@ def test_the_report_says_what_the_frames_say(full: Path, tmp_path: Path):
         assert threshold.sentence()[1:] in page
     fits = json.loads((folder / "fits.json").read_text())["fits"]
     assert [entry["group"] for entry in fits] == [[1], [2], [], []]
-    for name in ("curves", "passages", "laws", "shares", "displacement"):
+    for name in ("curves", "passages", "laws", "shares", "descent", "displacement"):
         for kind in ("svg", "png", "pdf"):
             assert (folder / "figures" / f"{name}.{kind}").stat().st_size > 1000
         ElementTree.parse(folder / "figures" / f"{name}.svg")
@@ -226,9 +227,11 @@ def test_a_sweep_that_decides_little_still_has_a_report(case: str, trained: Trai
     for fitted in report.fits:
         assert fitted.sentence().endswith(".")
         assert (fitted.fit is None) == bool(fitted.reason)
-    console = Console(width=80, record=True, quiet=True)
+    console = Console(width=80, record=True, file=io.StringIO())
     print_summary(report, console)
-    assert all(len(line) <= 80 for line in console.export_text().splitlines() if not line.startswith("report"))
+    said = console.export_text()
+    assert report.results.experiment["name"] in said
+    assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith("report"))
 
 
 def test_choices_are_told_by_name_and_by_what_tells_namesakes_apart(trained: Train, tmp_path: Path):
