@@ -52,6 +52,10 @@ OUTCOMES = {
 checkpoint; everything else is null."""
 
 
+DERIVED: dict[str, Kind] = {"twin_distance": "number"}
+"""Columns of trials that the analysis adds from the results of several."""
+
+
 def axis_column(path: str) -> str:
     """Where trials.parquet has the values of an axis: under its path, or beside a measurement of that name."""
     return f"{path}.choice" if path in OUTCOMES else path

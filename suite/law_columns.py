@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from suite.columns import OUTCOMES, PASSAGES, Kind, axis_column
+from suite.columns import DERIVED, OUTCOMES, PASSAGES, Kind, axis_column
 from suite.experiment import LawSpec
 from suite.trials import Trial, flat_settings
 
@@ -46,7 +46,7 @@ class _Columns:
     def problems(self, law: LawSpec, choices: set[str]) -> Iterable[tuple[tuple[str | int, ...], str, str]]:
         """Key of the law, the name given there, and what is wrong with it."""
         passed = _numeric(PASSAGES) - {"epsilon"}
-        measured = passed | _numeric(OUTCOMES)
+        measured = passed | _numeric(OUTCOMES) | _numeric(DERIVED)
         if law.y not in measured and (words := self._refused(law.y, self.numbers, measured, measured)):
             yield ("y",), law.y, words
         outcomes = _numeric(OUTCOMES)

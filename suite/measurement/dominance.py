@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @MEASUREMENTS(
     "dominance",
-    Column(name="lowest_loss", formula="L* = the least L of any n embeddings of d dimensions, for both views"),
+    Column(name="lowest_loss", formula="L*, the least L of any n embeddings of d dimensions, for both views"),
     Column(
         name="gradient_dominance",
-        formula="scaled G / (2 (L - L*)), where L > L*",
+        formula="G / (2 (L − L*)), where L > L*",
         source="Polyak 1963; Karimi et al. 2016, section 2",
     ),
     default=Moments.NEVER,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from reading import read
 
 from suite.data.sphere import Sphere
 from suite.data.views import GaussianNoise
@@ -156,8 +157,8 @@ def test_g_of_a_shared_tower_is_that_of_the_summed_gradient():
     lane.advance(1)
     branches = gradient_at(settings, query, query)
     expected = FACTOR * sum(float((a + b).square().sum()) for a, b in zip(*branches, strict=True))
-    assert lane.read()["scaled_grad_norm_sq"].item() == pytest.approx(expected, rel=1e-12)
-    assert lane.read()["grad_norm_sq_key"].item() == 0
+    assert read(lane)["scaled_grad_norm_sq"].item() == pytest.approx(expected, rel=1e-12)
+    assert read(lane)["grad_norm_sq_key"].item() == 0
 
 
 def test_with_equal_views_and_a_symmetric_loss_shared_is_stop_gradient_at_twice_the_rate():
@@ -180,16 +181,16 @@ def test_the_promise_and_the_norm_of_a_step_are_those_of_the_weights_that_moved(
     promise = sum(float((s * g).sum()) for s, g in zip(steps, [*along[0], *along[1]], strict=True))
     norm_sq = sum(float(s.square().sum()) for s in steps) / FACTOR / ETA**2
     assert lane._history.promised[1].item() == pytest.approx(promise, rel=1e-10)
-    assert lane.read()["scaled_update_norm_sq"].item() == pytest.approx(norm_sq, rel=1e-10)
+    assert read(lane)["scaled_update_norm_sq"].item() == pytest.approx(norm_sq, rel=1e-10)
 
 
 def test_the_update_norm_of_a_frozen_key_is_the_querys_share_of_g():
     lane = lane_of(settings_of(Frozen()))
     lane.advance(1)
-    share = FACTOR * lane.read()["grad_norm_sq_query"].item()
-    assert torch.isnan(lane.read()["scaled_update_norm_sq"]).all()
+    share = FACTOR * read(lane)["grad_norm_sq_query"].item()
+    assert torch.isnan(read(lane)["scaled_update_norm_sq"]).all()
     lane.advance(1)
-    assert lane.read()["scaled_update_norm_sq"].item() == pytest.approx(share, rel=1e-10)
+    assert read(lane)["scaled_update_norm_sq"].item() == pytest.approx(share, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", [n for n in COUPLINGS if COUPLINGS[n].one_draw])

@@ -19,6 +19,7 @@ from suite.data.source import Source
 from suite.data.sphere import Sphere
 from suite.experiment import Encoder, TrialSettings
 from suite.measurement import lowest_loss as module
+from suite.measurement.certificate import Levels
 from suite.measurement.dominance import dominance, lowest_of
 from suite.measurement.lowest_loss import Problem, lowest_loss, minimum
 from suite.measurement.moments import Moments
@@ -219,7 +220,18 @@ def point_of(trials: list[TrialSettings | None], *, loss: torch.Tensor | None = 
     running = Stationarity(slots=len(trials), epsilons=example.epsilons, dtype=torch.float32, device=cpu)
     blank = torch.full((len(trials),), torch.nan)
     height = value.detach() if loss is None else loss
-    return Point(pair, height, gradients, [z.detach() for z in embeddings], blank, trials, running, blank)
+    return Point(
+        pair=pair,
+        loss=height,
+        gradients=gradients,
+        embeddings=[z.detach() for z in embeddings],
+        eta=blank,
+        settings=trials,
+        running=running,
+        update_norm_sq=blank,
+        known=[None] * len(trials),
+        levels=Levels(),
+    )
 
 
 @pytest.mark.parametrize("loss", [InfoNCE(), InfoNCE(negatives=2), SupCon()], ids=label)

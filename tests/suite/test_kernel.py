@@ -15,6 +15,7 @@ from suite.data.sphere import Sphere
 from suite.data.views import GaussianNoise
 from suite.experiment import Budget, Encoder, KeyEncoder, TrialSettings
 from suite.measurement import kernel
+from suite.measurement.certificate import Levels
 from suite.measurement.kernel import tangent_kernels
 from suite.measurement.point import Point
 from suite.measurement.registry import MEASUREMENTS, Values
@@ -68,6 +69,8 @@ def measured(lane: Lane) -> Values:
         settings=[None] * lane.num_slots,
         running=lane.stationarity,
         update_norm_sq=torch.full_like(lane.eta, torch.nan),
+        known=[None] * lane.num_slots,
+        levels=Levels(),
     )
     return MEASUREMENTS["kernel"].function(point)
 
