@@ -101,8 +101,9 @@ def _trial_row(run: Run) -> dict[str, Any]:
     final = {
         name.removeprefix("final_"): value for name, value in run.data.metrics.items() if name.startswith("final_")
     }
-    flags = {name: bool(final[name]) for name in ("stationary", "descent_regime") if name in final}
+    flags = {name: bool(final[name]) for name in ("stationary", "unstable", "descent_regime") if name in final}
     tags = run.data.tags
+    kind = {"kind": tags["end_point"]} if "end_point" in tags else {}
     return {
         "trial_id": tags["trial_id"],
         "name": run.info.run_name,
@@ -110,6 +111,7 @@ def _trial_row(run: Run) -> dict[str, Any]:
         "status": tags["status"],
         **final,
         **flags,
+        **kind,
     }
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from suite.measurement.catalog import record_columns, trial_columns
-from suite.measurement.registry import Kind
+from suite.measurement.registry import Column, Kind
+from suite.measurement.stationarity import PASSAGE_COLUMNS, TRIAL_COLUMNS
 
 
 def _columns(*groups: tuple[Kind, tuple[str, ...]]) -> dict[str, Kind]:
     return {name: kind for kind, names in groups for name in names}
 
 
-_MEASURED = {column.name: column.kind for column in record_columns()}
+def _kinds(columns: Iterable[Column]) -> dict[str, Kind]:
+    return {column.name: column.kind for column in columns}
+
+
+_MEASURED = _kinds(record_columns())
 
 RECORDS = {
     **_columns(("text", ("trial_id",)), ("whole", ("step",)), ("number", ("time",)), ("whole", ("timestamp_ms",))),
@@ -19,15 +26,7 @@ RECORDS = {
 }
 """One measured step of one trial; layers are counted through the query tower, then the key tower."""
 
-PASSAGES = _columns(
-    ("text", ("trial_id",)),
-    ("number", ("epsilon",)),
-    ("bool", ("relative", "at_init", "reached")),
-    ("whole", ("steps_to_stationarity",)),
-    ("number", ("time_to_stationarity",)),
-    ("whole", ("stay_steps",)),
-    ("bool", ("unstable",)),
-)
+PASSAGES = {**_columns(("text", ("trial_id",))), **_kinds(PASSAGE_COLUMNS)}
 """When a trial first came below one threshold, and from which step on it stayed there."""
 
 OUTCOMES = {
@@ -37,9 +36,9 @@ OUTCOMES = {
         ("number", ("time", "learning_rate", "loss_init", "scaled_grad_norm_sq_init")),
     ),
     **{name: kind for name, kind in _MEASURED.items() if kind != "list"},
-    **{column.name: column.kind for column in trial_columns()},
+    **_kinds(trial_columns()),
+    **_kinds(TRIAL_COLUMNS),
     **_columns(
-        ("bool", ("unstable", "descent_regime")),
         ("text", ("measured", "certified_at")),
         ("whole", ("num_parameters",)),
         ("number", ("wall_seconds",)),

@@ -17,6 +17,10 @@ SUMMARY = (
     "scaled_grad_norm_sq",
     "loss",
     "stationary",
+    "unstable",
+    "scaled_grad_norm_sq_float64",
+    "lambda_max",
+    "lambda_min",
     "descent_regime",
     "violating_share",
     "steps",
@@ -28,17 +32,24 @@ SUMMARY = (
     "num_parameters",
     "wall_seconds",
 )
-TAGS = (
-    "ended_by",
-    "code_version",
-    "torch_version",
-    "python_version",
-    "ray_version",
-    "hardware",
-    "host",
-    "slots",
-    "lane",
-)
+TAGS = {
+    "end_point": "kind",  # "kind" tells sweeps and trials apart
+    **{
+        name: name
+        for name in (
+            "ended_by",
+            "code_version",
+            "torch_version",
+            "python_version",
+            "ray_version",
+            "hardware",
+            "host",
+            "slots",
+            "lane",
+        )
+    },
+}
+"""Tags of a trial's run, and the columns they hold."""
 ARTIFACTS = ("trials.parquet", "passages.parquet", "records.parquet", "fits.json", "report.html", "figures")
 
 
@@ -136,7 +147,7 @@ class Delivery:
             summary={f"final_{name}": known.get(name) for name in SUMMARY} if ended else {},
             summary_step=int(known.get("steps") or 0),
             summary_timestamp_ms=ended_ms or 0,
-            tags={name: str(known[name]) for name in TAGS if name in known},
+            tags={name: str(known[column]) for name, column in TAGS.items() if column in known},
             started_ms=_milliseconds(known.get("started_at")),
             ended_ms=ended_ms,
         )

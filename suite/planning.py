@@ -13,6 +13,8 @@ from rich.table import Table
 from suite.costs import CostCache
 from suite.experiment import Experiment
 from suite.lanes import Cost, groups, plan_lanes
+from suite.measurement.catalog import CHOSEN, moments
+from suite.measurement.registry import MEASUREMENTS
 from suite.progress import duration
 from suite.results import Results
 from suite.run import check_data
@@ -35,6 +37,20 @@ class ShapePlan:
 
 
 @dataclass(frozen=True)
+class MeasurementPlan:
+    """One measurement over all missing trials, or what it would take at their ends if it is never made."""
+
+    name: str
+    when: str
+    times: int
+    """Per trial of full length; 0 if never."""
+    seconds: float
+    """Core time, about; if never, of once per trial."""
+    share: float
+    """Of the core time of training."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be trained and what it takes; times and slots are measured on this machine."""
 
@@ -52,6 +68,8 @@ class Plan:
     seconds: float
     """Expected wall time of training, if no trial stops before its budget is used up."""
     shapes: list[ShapePlan]
+    measurements: list[MeasurementPlan]
+    """Those that can be left out, as `measure` has them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -95,6 +113,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
                 seconds=steps * cost.seconds_per_step,
             )
         )
+    measured = _measurements(tasks, costs, experiment)
     kept = sum(s.trials * s.parameters * (4 if experiment.precision == "float32" else 8) for s in shapes)
     return Plan(
         name=experiment.name,
@@ -106,9 +125,31 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         flops=sum(s.flops for s in shapes),
         memory_bytes=min(workers, max(1, len(lanes))) * max((s.memory_bytes for s in shapes), default=0),
         checkpoint_bytes=kept if experiment.checkpoints == "final" else 0,
-        seconds=_makespan([lane.seconds for lane in lanes], workers),
+        seconds=_makespan([lane.seconds for lane in lanes], workers) * (1 + sum(m.share for m in measured if m.times)),
         shapes=shapes,
+        measurements=measured,
     )
+
+
+def _measurements(tasks: list[Task], costs: dict[str, Cost], experiment: Experiment) -> list[MeasurementPlan]:
+    """Each that can be left out, from its cost in gradients and the time of a step."""
+    steps = experiment.budget.steps
+    training = sum(
+        costs[key].seconds_per_step * (steps - task.step) for key, part in groups(tasks).items() for task in part
+    )
+    plans = []
+    for name, when in moments(experiment.measure).items():
+        measurement = MEASUREMENTS[name]
+        if name not in CHOSEN:
+            continue
+        times = when.count(steps, per_decade=experiment.records_per_decade)
+        seconds = max(times, 1) * sum(
+            measurement.gradients(task.settings) * costs[key].seconds_per_step / task.settings.coupling.evaluations
+            for key, part in groups(tasks).items()
+            for task in part
+        )
+        plans.append(MeasurementPlan(name, str(when), times, seconds, seconds / training if training else 0.0))
+    return plans
 
 
 def _costs(tasks: list[Task], experiment: Experiment, cache: CostCache, measure: Any) -> dict[str, Cost]:
@@ -155,11 +196,32 @@ def show_plan(plan: Plan, console: Console) -> None:
             duration(shape.seconds),
         )
     console.print(table)
+    _show_measurements(plan, console)
     console.print(
         f"{plan.lanes} lanes on {plan.workers} workers: about {duration(plan.seconds)} of training at most, "
         f"{_short(plan.flops)} FLOPs, {_bytes(plan.memory_bytes)} memory, {_bytes(plan.checkpoint_bytes)} kept.",
         highlight=False,
     )
+
+
+def _show_measurements(plan: Plan, console: Console) -> None:
+    """What measurements take: the usual ones together, others and those that are off each by itself."""
+    usual = [m for m in plan.measurements if m.times and MEASUREMENTS[m.name].default]
+    chosen = [m for m in plan.measurements if m.times and not MEASUREMENTS[m.name].default]
+    off = [m for m in plan.measurements if not m.times]
+    share, seconds = sum(m.share for m in usual), sum(m.seconds for m in usual)
+    names = ", ".join(m.name for m in usual) or "none"
+    words = [f"usual measurements ({names}): about {share:.1%} of training, {duration(seconds)}"] if usual else []
+    words += [f"{m.name} ({m.when}): {_cost(m)}" for m in chosen]
+    words += [f"{m.name} is off; once per trial: {_cost(m)}" for m in off]
+    for line in words:
+        console.print(line, highlight=False, markup=False)
+
+
+def _cost(plan: MeasurementPlan) -> str:
+    if plan.seconds == 0:
+        return MEASUREMENTS[plan.name].cost
+    return f"about {plan.share:.1%} of training, {duration(plan.seconds)}"
 
 
 def _short(number: float) -> str:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from suite import measurement_page
 from suite.data.composition import Composition
 from suite.experiment import PREDICTIONS, Experiment, TrialSettings
 from suite.loading import models_of, registry_of, setting_paths
@@ -51,7 +52,8 @@ one, and its results go to `<name>-<profile>`.
 
 
 def write(root: Path = ROOT) -> None:
-    """Write both files where they are committed."""
+    """Write all generated files where they are committed."""
+    measurement_page.write(root)
     (root / "suite" / "experiment.schema.json").write_text(schema_text(), encoding="utf-8")
     (root / "docs" / "experiment.md").write_text(markdown(), encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import suite.measurement
 from suite.measurement.moments import Moments
 from suite.measurement.registry import MEASUREMENTS, Column, Measurement
+from suite.registry import located
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +37,7 @@ def parse_measure(value: Any) -> dict[str, Moments]:
     """What `measure` in a YAML file says: moments by measurement, or `none` for no measurement that can be left out.
 
     Raises:
-        ValueError: an unknown measurement, or moments that are none.
+        PydanticCustomError, ValueError: an unknown measurement, or moments that are none.
     """
     if value == "none":
         return dict.fromkeys(CHOSEN, Moments.NEVER)
@@ -46,14 +48,20 @@ def parse_measure(value: Any) -> dict[str, Moments]:
     parsed = {}
     for name, form in value.items():
         if name not in CHOSEN:
-            raise ValueError(f"unknown measurement {name!r}. Known: {', '.join(sorted(CHOSEN))}")
+            raise located(("measure", str(name)), f"unknown measurement{_nearest(str(name))}")
         try:
             parsed[name] = Moments.parse(form)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+            raise located(("measure", name), str(error)) from None
         if MEASUREMENTS[name].of_trial and parsed[name] not in (Moments.END, Moments.NEVER):
-            raise ValueError(f"{name}: it is made at the end of a trial: write end or never")
+            raise located(("measure", name), "it is made at the end of a trial: write end or never")
     return parsed
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, CHOSEN, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(sorted(CHOSEN))}"
 
 
 def record_columns() -> list[Column]:

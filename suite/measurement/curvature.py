@@ -139,10 +139,10 @@ def hessian_extremes(pair: Pair, weights: list[Tensor], *, enough: Enough = both
 
 @MEASUREMENTS(
     "curvature",
-    Column(name="lambda_max", formula="largest eigenvalue of P^½ H P^½, H the Hessian of the loss", source="Lanczos"),
-    Column(name="lambda_min", formula="its smallest eigenvalue", source="Lanczos"),
-    Column(name="lambda_max_residual", formula="residual norm of the largest Ritz pair"),
-    Column(name="lambda_min_residual", formula="residual norm of the smallest Ritz pair"),
+    Column(name="lambda_max", formula="largest eigenvalue of P^½ H P^½, H the Hessian of the loss", unit="1 / eta"),
+    Column(name="lambda_min", formula="its smallest eigenvalue", unit="1 / eta"),
+    Column(name="lambda_max_residual", formula="residual norm of the largest Ritz pair", unit="1 / eta"),
+    Column(name="lambda_min_residual", formula="residual norm of the smallest Ritz pair", unit="1 / eta"),
     Column(
         name="edge_of_stability",
         formula="eta · lambda_max / 2; above 1, plain gradient descent is unstable",
@@ -154,7 +154,9 @@ def hessian_extremes(pair: Pair, weights: list[Tensor], *, enough: Enough = both
     waits=True,
 )
 def curvature(point: Point) -> Values:
-    """Extreme curvature of the loss in the metric in which it is descended, where a layer moves at the rate eta P."""
+    """Extreme curvature of the loss in the metric in which it is descended, where a layer moves at the rate eta P: by
+    Lanczos with full reorthogonalisation (Golub & Van Loan 2013, section 10.1). An eigenvalue lies within the residual
+    of what is given."""
     return columns_of(hessian_extremes(point.pair, point.pair.weights), point.eta)
 
 

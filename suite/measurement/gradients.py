@@ -11,31 +11,35 @@ if TYPE_CHECKING:
     from suite.measurement.point import Point
 
 _WIDTH_FREE = "docs/science.md"
+_RAW, _SCALED = "loss² / weight²", "loss / (eta t)"
 
 
 @MEASUREMENTS(
     "gradient",
-    Column(name="loss", formula="L, the loss of all samples", unit="nats, or the loss's own"),
-    Column(name="grad_norm_sq", formula="Σ_l ‖∇_l‖², over all trained weights of both towers"),
+    Column(name="loss", formula="L, the loss of all samples", unit="nats; the loss's own"),
+    Column(name="grad_norm_sq", formula="Σ_l ‖∇_l‖², over all trained weights of both towers", unit=_RAW),
     Column(
         name="scaled_grad_norm_sq",
         formula="G = Σ_l P_l ‖∇_l‖², the first-order decrease of the loss per unit of eta t",
+        unit=_SCALED,
         source=_WIDTH_FREE,
     ),
     Column(name="relative_grad_norm_sq", formula="G_t / max_{s≤t} G_s"),
-    Column(name="grad_norm_sq_query", formula="the query tower's part of Σ_l ‖∇_l‖²"),
-    Column(name="grad_norm_sq_key", formula="the key tower's part"),
-    Column(name="scaled_grad_norm_sq_query", formula="the query tower's part of G"),
-    Column(name="scaled_grad_norm_sq_key", formula="the key tower's part of G"),
+    Column(name="grad_norm_sq_query", formula="the query tower's part of Σ_l ‖∇_l‖²", unit=_RAW),
+    Column(name="grad_norm_sq_key", formula="the key tower's part", unit=_RAW),
+    Column(name="scaled_grad_norm_sq_query", formula="the query tower's part of G", unit=_SCALED),
+    Column(name="scaled_grad_norm_sq_key", formula="the key tower's part of G", unit=_SCALED),
     Column(
         name="grad_norm_sq_by_layer",
         formula="‖∇_l‖² of each trained weight: through the query tower, then the key tower, then the loss's own",
+        unit=_RAW,
         kind="list",
     ),
-    Column(name="scaled_grad_norm_sq_by_layer", formula="P_l ‖∇_l‖², in the same order", kind="list"),
+    Column(name="scaled_grad_norm_sq_by_layer", formula="P_l ‖∇_l‖², in the same order", unit=_SCALED, kind="list"),
     Column(
         name="scaled_update_norm_sq",
         formula="Σ_l ‖step_l‖² / (eta² P_l) of the step that led here; empty where it is G by definition",
+        unit=_SCALED,
     ),
     default=Moments.ALWAYS,
     cost=FREE,

@@ -22,6 +22,30 @@ NEVER = -1
 """Stands for a step that has not come yet."""
 
 
+PASSAGE_COLUMNS = (
+    Column(name="epsilon", formula="ε, the threshold"),
+    Column(name="relative", formula="whether the threshold is ε max_{s≤t} G_s, else ε itself", kind="bool"),
+    Column(name="at_init", formula="G_0 ≤ ε already; left out of fits", kind="bool"),
+    Column(name="reached", formula="whether G ≤ ε at some step", kind="bool"),
+    Column(name="steps_to_stationarity", formula="T(ε), the first step with G ≤ ε, exact", unit="steps", kind="whole"),
+    Column(name="time_to_stationarity", formula="Σ_{t<T} eta_t; eta T at a constant rate", unit="eta · steps"),
+    Column(
+        name="stay_steps",
+        formula="T_stay, one step after the last with G > ε; empty for ε below ten times `stop_below`",
+        unit="steps",
+        kind="whole",
+    ),
+    Column(name="unstable", formula="T_stay > 2 T; empty where T_stay is", kind="bool"),
+)
+"""Columns of passages.parquet beside the trial's id: one row per trial and threshold."""
+
+TRIAL_COLUMNS = (
+    Column(name="unstable", formula="`unstable` of the lowest absolute threshold for which it is known", kind="bool"),
+    Column(name="descent_regime", formula="finished, and violating_share ≤ 0.01", kind="bool"),
+)
+"""Columns of trials.parquet that follow from all its steps."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What K consecutive steps wrote for each slot; all (K, S).

@@ -135,7 +135,7 @@ def test_momentum_without_memory_is_stop_gradient():
     for lane in (one, other):
         lane.advance(40)
     for name in ("loss", "scaled_grad_norm_sq", "scaled_update_norm_sq"):
-        assert torch.equal(one.read()[name], other.read()[name])
+        assert torch.equal(read(one)[name], read(other)[name])
     assert_equal(weights(one)[0], weights(other)[0], atol=0)
 
 
@@ -167,7 +167,7 @@ def test_with_equal_views_and_a_symmetric_loss_shared_is_stop_gradient_at_twice_
     for lane in (shared, stopped):
         lane.advance(30)
     assert_equal(weights(shared)[0], weights(stopped)[0], atol=1e-11)
-    assert shared.read()["displacement"].item() > 0.1
+    assert read(shared)["displacement"].item() > 0.1
 
 
 @pytest.mark.parametrize("coupling", [Alternating(), Momentum(mu=0.7), StopGradient(), Frozen()])

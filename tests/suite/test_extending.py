@@ -51,8 +51,13 @@ def python(terminal: Terminal, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_page_has_a_loss_a_source_and_an_experiment():
-    assert list(BLOCKS) == ["suite/training/losses.py", "suite/data/clusters.py", "clusters.yaml"]
+def test_the_page_has_a_loss_a_source_a_measurement_and_an_experiment():
+    assert list(BLOCKS) == [
+        "suite/training/losses.py",
+        "suite/data/clusters.py",
+        "suite/measurement/radii.py",
+        "clusters.yaml",
+    ]
 
 
 def test_the_new_choices_are_in_the_schema_and_the_reference(clone: Terminal):
@@ -71,6 +76,12 @@ def test_the_command_trains_them_and_python_reads_the_results(clone: Terminal):
     rows = [line.split() for line in printed.splitlines() if line[0].isdigit()]
     assert [row[0] for row in rows] == ["0.5", "1.0"]
     assert all(0 < float(value) < 10 for row in rows for value in row[1:])
+    read = "from analysis import load_results; r = load_results('results/clusters')"
+    spreads = python(clone, "-c", f"{read}; print(r.records.radius_spread.min(), r.trials.radius_spread.count())")
+    least, count = spreads.split()
+    assert 0 < float(least) < 1
+    assert count == "4"
+    assert "`radius_spread`" in (clone.folder / "docs" / "measurements.md").read_text()
 
 
 def test_the_tests_of_whole_registries_take_them_up(clone: Terminal):

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suite import load_experiment
+from suite import load_experiment, measurement_page
 from suite.experiment import Experiment
 from suite.loading import ExperimentError, setting_paths
 from suite.reference import ROOT, json_schema, markdown
@@ -317,6 +317,7 @@ def test_the_full_example_matches_the_schema_and_a_misspelt_key_does_not(tmp_pat
 def test_the_committed_schema_and_reference_are_those_of_the_models():
     assert json.loads((ROOT / "suite" / "experiment.schema.json").read_text()) == json_schema()
     assert (ROOT / "docs" / "experiment.md").read_text() == markdown()
+    assert (ROOT / "docs" / "measurements.md").read_text() == measurement_page.markdown()
 
 
 def test_every_field_of_an_experiment_is_documented():
