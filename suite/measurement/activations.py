@@ -62,8 +62,11 @@ def angles(point: Point) -> Values:
     """Angles between samples as they pass through the layers: depth compresses them."""
     import torch
 
-    inputs = [layer.input[:, :MOST_PAIRED] for view in point.passes for layer in _after_first(view)]
-    return {"median_angle_by_layer": torch.stack([median_angles(h) for h in inputs], dim=-1)}
+    medians = []
+    for view in point.passes:
+        inputs = torch.stack([layer.input[:, :MOST_PAIRED] for layer in _after_first(view)])
+        medians.append(median_angles(inputs.flatten(0, 1)).view(len(inputs), -1))
+    return {"median_angle_by_layer": torch.cat(medians).mT}
 
 
 def _after_first(view: list[Pass]) -> list[Pass]:
@@ -72,7 +75,7 @@ def _after_first(view: list[Pass]) -> list[Pass]:
 
 
 def median_angles(h: Tensor) -> Tensor:
-    """Median angle of pairs of rows, the upper of two: (S, n, m) -> (S,). A zero row is at a right angle to all."""
+    """Median angle of pairs of rows, the upper of two: (N, n, m) -> (N,). A zero row is at a right angle to all."""
     import torch
 
     from suite.training.losses import unit_rows
@@ -91,8 +94,8 @@ def median_angles(h: Tensor) -> Tensor:
         source="Chizat, Oyallon, Bach 2019, arXiv 1812.07956",
     ),
     Column(name="linearization_error_key", formula="the same of the key view"),
-    default=Moments.ALWAYS,
-    cost="two passes, one of them with tangents",
+    default=Moments(decades=True, end=True),
+    cost="a forward pass with tangents",
     gradients=lambda settings: 1.0,
 )
 def linearization(point: Point) -> Values:

@@ -129,13 +129,20 @@ def largest_singular_values(matrices: Tensor, *, block: int, steps: int) -> Tens
     rows, columns = matrices.shape[1:]
     block = min(block, rows, columns)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(columns, block, generator=generator, dtype=torch.float64).to(matrices)
-    fresh = basis = torch.linalg.qr(matrices @ start).Q
+    start = torch.randn(block, columns, generator=generator, dtype=torch.float64).to(matrices)
+    fresh = basis = orthonormal_rows(start @ matrices.mT)
     for _ in range(min(steps, min(rows, columns) // block - 1)):
-        image = matrices @ (matrices.mT @ fresh)
+        image = (fresh @ matrices) @ matrices.mT  # rows times matrices: the other way round is ten times slower
         for _ in range(2):  # once removes, twice is enough for orthogonality to rounding
-            image = image - basis @ (basis.mT @ image)
-        fresh = torch.linalg.qr(image).Q
-        basis = torch.cat([basis, fresh], dim=2)
-    projected = (basis.mT @ matrices).double()
+            image = image - (image @ basis.mT) @ basis
+        fresh = orthonormal_rows(image)
+        basis = torch.cat([basis, fresh], dim=1)
+    projected = (basis @ matrices).double()
     return eigenvalues(projected @ projected.mT)[:, -1].clamp_min(0).sqrt().to(matrices.dtype)
+
+
+def orthonormal_rows(rows: Tensor) -> Tensor:
+    """An orthonormal basis of the span of each matrix's rows: (N, k, a) -> (N, k, a)."""
+    import torch
+
+    return torch.linalg.qr(rows.mT).Q.mT

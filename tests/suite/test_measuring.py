@@ -115,7 +115,7 @@ def test_a_trial_is_measured_at_its_start_in_either_precision(tmp_path: Path):
     assert double["gradient_noise_sq"] == 0
     assert measure(trial, "kernel")["kernel_drift_query"] == 0
     assert set(measure(trial, "curvature")) == set(CURVATURE)
-    with pytest.raises(ValueError, match="unknown measurement 'curvatur'.*curvature"):
+    with pytest.raises(ValueError, match=r"unknown measurement 'curvatur'\. Known: .*curvature"):
         measure(trial, "curvatur")
 
 
