@@ -95,7 +95,7 @@ def _moved(point: Point) -> list[Tensor]:
 
 
 def _ratio(moved: Tensor, drawn: Tensor) -> Tensor:
-    return (moved / drawn).where(moved > 0, 0.0)
+    return (moved / drawn).where(moved != 0, 0.0)
 
 
 def spectral_norms(stacks: Sequence[Tensor], *, block: int = BLOCK, steps: int = STEPS) -> Tensor:
@@ -122,20 +122,28 @@ def draw_norm(weight: Tensor) -> Tensor:
 
 
 def largest_singular_values(matrices: Tensor, *, block: int, steps: int) -> Tensor:
-    """Largest singular value of each matrix (N, a, b) -> (N,), by block Lanczos on D D^T with full reorthogonalisation
-    from a fixed start: a Rayleigh-Ritz value, so never above the true one but for rounding."""
+    """Largest singular value of each matrix (N, a, b) -> (N,), by block Lanczos on D D^T from a fixed start: a
+    Rayleigh-Ritz value, so never above the true one but for rounding. Of small matrices, from all of D D^T."""
+    rows, columns = matrices.shape[1:]
+    if min(rows, columns) <= block * (1 + steps):
+        projected = matrices if rows <= columns else matrices.mT
+    else:
+        projected = _krylov_basis(matrices, block=block, steps=steps).mT @ matrices
+    projected = projected.double()
+    return eigenvalues(projected @ projected.mT)[:, -1].clamp_min(0).sqrt().to(matrices.dtype)
+
+
+def _krylov_basis(matrices: Tensor, *, block: int, steps: int) -> Tensor:
+    """Orthonormal basis of the block Krylov space of D D^T: (N, a, b) -> (N, a, block (1 + steps))."""
     import torch
 
-    rows, columns = matrices.shape[1:]
-    block = min(block, rows, columns)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(columns, block, generator=generator, dtype=torch.float64).to(matrices)
+    start = torch.randn(matrices.shape[2], block, generator=generator, dtype=torch.float64).to(matrices)
     fresh = basis = torch.linalg.qr(matrices @ start).Q
-    for _ in range(min(steps, min(rows, columns) // block - 1)):
+    for _ in range(steps):
         image = matrices @ (matrices.mT @ fresh)
         for _ in range(2):  # once removes, twice is enough for orthogonality to rounding
             image = image - basis @ (basis.mT @ image)
         fresh = torch.linalg.qr(image).Q
         basis = torch.cat([basis, fresh], dim=2)
-    projected = (basis.mT @ matrices).double()
-    return eigenvalues(projected @ projected.mT)[:, -1].clamp_min(0).sqrt().to(matrices.dtype)
+    return torch.linalg.qr(basis).Q  # once the rank of D is used up, blocks are of any direction
