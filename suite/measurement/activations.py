@@ -99,17 +99,15 @@ def median_angles(h: Tensor) -> Tensor:
     gradients=lambda settings: 1.0,
 )
 def linearization(point: Point) -> Values:
-    """How far the towers are from their linearized twins at the same weights: 0 in the lazy limit, and of order 1 where
-    features are learnt."""
+    """How far the towers are from their linearized twins at the same weights: 0 in the lazy limit and in the twins
+    themselves, and of order 1 where features are learnt."""
     import torch
 
     values = {}
-    views = zip(
-        point.passes, point.passes_at_start, point.pair.expansions(point.pair.weights, MOST_SAMPLES), strict=True
-    )
-    for name, (now, drawn, expanded) in zip(("query", "key"), views, strict=True):
-        error, moved = (
-            torch.linalg.vector_norm(now[-1].output - other, dim=(1, 2)) for other in (expanded, drawn[-1].output)
-        )
-        values[f"linearization_error_{name}"] = (error / moved).where(moved > 0, 0.0)
+    expansions = point.pair.expansions(point.pair.weights, MOST_SAMPLES)
+    views = zip(point.pair.towers, point.passes, point.passes_at_start, expansions, strict=True)
+    for name, (tower, now, drawn, expanded) in zip(("query", "key"), views, strict=True):
+        z = expanded if tower.spec.linearized else now[-1].output
+        error, moved = (torch.linalg.vector_norm(z - other, dim=(1, 2)) for other in (expanded, drawn[-1].output))
+        values[f"linearization_error_{name}"] = (error / moved).where(moved != 0, 0.0)
     return values

@@ -76,7 +76,9 @@ def extremes(
     """Extreme eigenvalues of S symmetric operators at once, by Lanczos with full reorthogonalisation.
 
     `multiply` maps (S, P) to the products (S, P); `start` is (S, P). A slot's numbers are those of the first look at
-    which it was `enough`, so they do not depend on its neighbours. Source: Golub & Van Loan 2013, section 10.1.
+    which it was `enough` for the second time running, so they do not depend on its neighbours; once is too early where
+    the start has hardly any part in the outermost eigenvector, for its neighbour then seems to be the end.
+    Source: Golub & Van Loan 2013, section 10.1.
     """
     import torch
 
@@ -86,7 +88,7 @@ def extremes(
     diagonal, off_diagonal = (torch.zeros(steps, slots, dtype=start.dtype, device=start.device) for _ in range(2))
     vector = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     found: Extremes | None = None
-    done = np.zeros(slots, dtype=bool)
+    done, before = np.zeros(slots, dtype=bool), np.zeros(slots, dtype=bool)
     for k in range(steps):
         if k == basis.shape[1]:
             basis = torch.cat([basis, torch.empty_like(basis)], dim=1)
@@ -105,7 +107,8 @@ def extremes(
             continue
         now = _ritz(diagonal[: k + 1], off_diagonal[: k + 1])
         found = now if found is None else found.where(done, now)
-        done |= enough(found)
+        now_enough = enough(found)
+        done, before = done | (before & now_enough), now_enough
         if done.all():
             break
     assert found is not None

@@ -95,7 +95,7 @@ def _moved(point: Point) -> list[Tensor]:
 
 
 def _ratio(moved: Tensor, drawn: Tensor) -> Tensor:
-    return (moved / drawn).where(moved > 0, 0.0)
+    return (moved / drawn).where(moved != 0, 0.0)
 
 
 def spectral_norms(stacks: Sequence[Tensor], *, block: int = BLOCK, steps: int = STEPS) -> Tensor:
@@ -122,26 +122,34 @@ def draw_norm(weight: Tensor) -> Tensor:
 
 
 def largest_singular_values(matrices: Tensor, *, block: int, steps: int) -> Tensor:
-    """Largest singular value of each matrix (N, a, b) -> (N,), by block Lanczos on D D^T with full reorthogonalisation
-    from a fixed start: a Rayleigh-Ritz value, so never above the true one but for rounding."""
-    import torch
-
+    """Largest singular value of each matrix (N, a, b) -> (N,), by block Lanczos on D D^T from a fixed start: a
+    Rayleigh-Ritz value, so never above the true one but for rounding. Of small matrices, from all of D D^T."""
     rows, columns = matrices.shape[1:]
-    block = min(block, rows, columns)
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(block, columns, generator=generator, dtype=torch.float64).to(matrices)
-    fresh = basis = orthonormal_rows(start @ matrices.mT)
-    for _ in range(min(steps, min(rows, columns) // block - 1)):
-        image = (fresh @ matrices) @ matrices.mT  # rows times matrices: the other way round is ten times slower
-        for _ in range(2):  # once removes, twice is enough for orthogonality to rounding
-            image = image - (image @ basis.mT) @ basis
-        fresh = orthonormal_rows(image)
-        basis = torch.cat([basis, fresh], dim=1)
-    projected = (basis @ matrices).double()
+    if min(rows, columns) <= block * (1 + steps):
+        projected = matrices if rows <= columns else matrices.mT
+    else:
+        projected = _krylov_rows(matrices, block=block, steps=steps) @ matrices
+    projected = projected.double()
     return eigenvalues(projected @ projected.mT)[:, -1].clamp_min(0).sqrt().to(matrices.dtype)
 
 
-def orthonormal_rows(rows: Tensor) -> Tensor:
+def _krylov_rows(matrices: Tensor, *, block: int, steps: int) -> Tensor:
+    """Orthonormal basis, in rows, of the block Krylov space of D D^T: (N, a, b) -> (N, block (1 + steps), a)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(block, matrices.shape[2], generator=generator, dtype=torch.float64).to(matrices)
+    fresh = basis = _orthonormal_rows(start @ matrices.mT)
+    for _ in range(steps):
+        image = (fresh @ matrices) @ matrices.mT  # rows times matrices: the other way round is ten times slower
+        for _ in range(2):  # once removes, twice is enough for orthogonality to rounding
+            image = image - (image @ basis.mT) @ basis
+        fresh = _orthonormal_rows(image)
+        basis = torch.cat([basis, fresh], dim=1)
+    return _orthonormal_rows(basis)  # once the rank of D is used up, blocks are of any direction
+
+
+def _orthonormal_rows(rows: Tensor) -> Tensor:
     """An orthonormal basis of the span of each matrix's rows: (N, k, a) -> (N, k, a)."""
     import torch
 

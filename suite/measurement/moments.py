@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, cast
@@ -106,10 +107,14 @@ def is_power_of_ten(step: int) -> bool:
     return step > 0 and int(f"1{'0' * (len(str(step)) - 1)}") == step
 
 
-@lru_cache(maxsize=100_000)
 def record_number(step: int, per_decade: int) -> int:
     """How many steps of the records grid come before this one."""
-    at, number = 0, 0
-    while at < step:
-        at, number = next_record_step(at, per_decade), number + 1
-    return number
+    return bisect_left(_grid_below(10 ** len(str(step)), per_decade), step)
+
+
+@lru_cache(maxsize=256)
+def _grid_below(limit: int, per_decade: int) -> list[int]:
+    steps = [0]
+    while steps[-1] < limit:
+        steps.append(next_record_step(steps[-1], per_decade))
+    return steps
