@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from pydantic_core import PydanticCustomError
 
 from suite.measurement.catalog import CHOSEN, parse_measure
 from suite.measurement.moments import Moments, is_power_of_ten, record_number
@@ -76,14 +77,14 @@ def test_a_mapping_of_measurements_is_read():
     [
         ("all", r"got 'all'; write none, or a mapping"),
         (["curvature"], r"write none, or a mapping"),
-        ({"curvatur": "end"}, r"unknown measurement 'curvatur'\. Known: .*curvature.*kernel"),
-        ({"gradient": "never"}, r"unknown measurement 'gradient'"),
-        ({"curvature": "sometimes"}, r"^curvature: got 'sometimes'; write start"),
-        ({"certificate": "always"}, r"certificate: it is made at the end of a trial: write end or never"),
+        ({"curvatur": "end"}, r"unknown measurement; did you mean 'curvature'\? Known: .*curvature.*kernel"),
+        ({"gradient": "never"}, r"unknown measurement\. Known: "),
+        ({"curvature": "sometimes"}, r"^got 'sometimes'; write start"),
+        ({"certificate": "always"}, r"^it is made at the end of a trial: write end or never"),
     ],
 )
 def test_a_bad_mapping_is_refused_with_what_is_allowed(given_value: Any, reason: str):
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises((ValueError, PydanticCustomError), match=reason):
         parse_measure(given_value)
 
 
