@@ -78,7 +78,7 @@ def test_a_mapping_of_measurements_is_read():
         ("all", r"got 'all'; write none, or a mapping"),
         (["curvature"], r"write none, or a mapping"),
         ({"curvatur": "end"}, r"unknown measurement; did you mean 'curvature'\? Known: .*curvature.*kernel"),
-        ({"gradient": "never"}, r"unknown measurement\. Known: "),
+        ({"gradient": "never"}, r"unknown measurement.* Known: "),
         ({"curvature": "sometimes"}, r"^got 'sometimes'; write start"),
         ({"certificate": "always"}, r"^it is made at the end of a trial: write end or never"),
     ],
