@@ -70,10 +70,7 @@ class Point:
     @cached_property
     def passes_at_start(self) -> list[list[Pass]]:
         """The same at the weights of the draw."""
-        import torch
-
-        with torch.no_grad():
-            return self.pair.passes(self.pair.at_start, MOST_SAMPLES)
+        return self.pair.passes_at_start(MOST_SAMPLES)
 
     @cached_property
     def embeddings_at_start(self) -> list[Tensor]:

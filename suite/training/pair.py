@@ -63,6 +63,7 @@ class Pair:
             name: torch.zeros(slots, 1, dtype=dtype, device=device).requires_grad_()
             for name in example.loss.parameters()
         }
+        self._start: list[list[Pass]] | None = None
         self._extras: dict[str, Tensor] = {}
         n = example.data.samples
         if "labels" in self._loss.needs:
@@ -89,6 +90,7 @@ class Pair:
         Raises:
             ValueError: its data cannot be drawn, or one tower is to see views of unequal size.
         """
+        self._start = None
         pairs = draw_pairs(settings.data, settings.seed)
         check_views(pairs, settings.coupling)
         for tower, inputs in zip(self.towers, (pairs.query, pairs.key), strict=True):
@@ -118,12 +120,20 @@ class Pair:
     @torch.no_grad()
     def copy_slot(self, source: Pair, *, start: int, to: int) -> None:
         """Copy slot `start` of a pair of the same shape into slot `to`, in the dtype of this one."""
+        self._start = None
         for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             mine[to] = theirs[start]
 
     def passes(self, weights: Sequence[Tensor], most: int) -> list[list[Pass]]:
         """What goes through every layer of each view's tower, for the first `most` samples."""
         return [list(tower.passes(tower.inputs[:, :most], part)) for tower, part in self._views(weights)]
+
+    @torch.no_grad()
+    def passes_at_start(self, most: int) -> list[list[Pass]]:
+        """The same at the weights of the draw; kept until a slot takes another trial."""
+        if self._start is None:
+            self._start = self.passes(self.at_start, most)
+        return self._start
 
     def expansions(self, weights: Sequence[Tensor], most: int) -> list[Tensor]:
         """First-order expansion at the draw of each view's embeddings, for the first `most` samples."""
@@ -169,6 +179,7 @@ class Pair:
     def mapped(self, convert: Callable[[Tensor], Tensor]) -> Pair:
         """A copy in which every tensor is what `convert` makes of it."""
         twin = copy.copy(self)
+        twin._start = None
         twin.towers = [tower.mapped(convert) for tower in self.towers]
         twin.scalars = {n: convert(s.detach()).clone().requires_grad_() for n, s in self.scalars.items()}
         twin._extras = {name: convert(extra) for name, extra in self._extras.items()}
