@@ -27,6 +27,9 @@ MOST_BASIS_ELEMENTS = 2**29
 """Numbers in the Lanczos vectors of a stack, at most: larger networks get fewer steps, and the residuals tell."""
 TOLERANCE = 1e-5
 """Both ends are converged when their residuals are below this share of the spectral radius."""
+EXHAUSTED = 1e-12
+"""A Krylov space is exhausted where what a product adds to it is below this share of the largest entry so far,
+or of the machine's precision."""
 CHECK_EVERY = 4
 """Lanczos steps between two looks at the Ritz values."""
 GRADIENTS_PER_PRODUCT = 3.0
@@ -86,6 +89,7 @@ def extremes(
     diagonal, off_diagonal = (torch.zeros(steps, slots, dtype=start.dtype, device=start.device) for _ in range(2))
     vector = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     found: Extremes | None = None
+    scale = torch.zeros(slots, dtype=start.dtype, device=start.device)
     done = np.zeros(slots, dtype=bool)
     for k in range(steps):
         basis[:, k] = vector
@@ -95,9 +99,13 @@ def extremes(
         if k:
             product = product - off_diagonal[k - 1][:, None] * basis[:, k - 1]
         known = basis[:, : k + 1]
-        product = product - (known.mT @ (known @ product[..., None]))[..., 0]
-        off_diagonal[k] = torch.linalg.vector_norm(product, dim=1)
-        vector = product / off_diagonal[k].where(off_diagonal[k] > 0, 1.0)[:, None]
+        for _ in range(2):  # once is not enough where the Krylov space is exhausted and only rounding is left
+            product = product - (known.mT @ (known @ product[..., None]))[..., 0]
+        norm = torch.linalg.vector_norm(product, dim=1)
+        scale = torch.maximum(scale, torch.maximum(diagonal[k].abs(), norm))
+        goes_on = norm > max(EXHAUSTED, torch.finfo(start.dtype).eps) * scale
+        off_diagonal[k] = norm.where(goes_on, 0.0)
+        vector = (product / norm[:, None]).where(goes_on[:, None], 0.0)
         if (k + 1) % CHECK_EVERY and k + 1 < steps:
             continue
         now = _ritz(diagonal[: k + 1], off_diagonal[: k + 1])
@@ -119,7 +127,7 @@ def _ends(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return (np.nan,) * 4
     scale = max(np.abs(a).max(), b.max())
-    exhausted = np.flatnonzero(b <= 1e-12 * scale)
+    exhausted = np.flatnonzero(b <= EXHAUSTED * scale)
     k = int(exhausted[0]) + 1 if len(exhausted) else len(a)
     values, vectors = np.linalg.eigh(np.diag(a[:k]) + np.diag(b[: k - 1], -1))  # reads the lower triangle
     top, bottom = (float(b[k - 1] * abs(vectors[-1, index])) for index in (-1, 0))
