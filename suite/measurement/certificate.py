@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from suite.measurement.curvature import Enough, Extremes, hessian_extremes
+from suite.measurement.curvature import Enough, Extremes, both_converged, hessian_extremes
 from suite.measurement.moments import Moments
 from suite.measurement.registry import MEASUREMENTS, Column, Values
 
@@ -104,12 +104,13 @@ def lacks_curvature(row: Mapping[str, Any], levels: Levels) -> bool:
 
 
 def decided(found: Extremes) -> np.ndarray:
-    """Which slots' curvature is known well enough to tell saddle-like, minimum-like and neither apart."""
-    scale = np.maximum(found.largest, 0.0)
-    low, high = found.smallest - found.smallest_residual, found.smallest + found.smallest_residual
-    saddle, minimum = high < -SADDLE * scale, low >= -MINIMUM * scale
-    between = (low >= -SADDLE * scale) & (found.smallest < -MINIMUM * scale)
-    return (found.largest_residual <= 0.1 * found.largest) & (saddle | minimum | between)
+    """Which slots' curvature is known well enough to tell saddle-like, minimum-like and neither apart.
+
+    A negative Ritz value proves a saddle, for the smallest eigenvalue lies below it. That there is none proves nothing
+    before convergence: a Hessian has many zeros, of which Lanczos may find a mixture with a residual that looks small.
+    """
+    saddle = found.smallest + found.smallest_residual < -SADDLE * np.maximum(found.largest, 0.0)
+    return (_largest_roughly(found) & saddle) | both_converged(found)
 
 
 def _largest_roughly(found: Extremes) -> np.ndarray:
@@ -136,7 +137,7 @@ def _largest_roughly(found: Extremes) -> np.ndarray:
         f"embeddings grew by {GROWTH:g}",
     ),
     default=Moments.END,
-    cost="a gradient in 64 bits; where G is below the level, also some 20 Hessian-vector products",
+    cost="a gradient in 64 bits; where G is below the level, also some 30 Hessian-vector products",
     gradients=lambda settings: 60.0,
     waits=True,
     of_trial=True,
@@ -160,9 +161,9 @@ def certificate(point: Point) -> Values:
         found = hessian_extremes(point.pair, point.pair.weights, enough=_for_some(needs, decided))
         values |= _columns(found, needs)
     grown = np.array([row is not None and _may_escape(row, s) for row, s in zip(rows, point.settings, strict=True)])
-    below = np.array([row is not None and _kind_without_curvature(row, point.levels) == "" for row in rows])
-    if (grown & below).any():
-        chosen = grown & below
+    curved = needs | np.array([row is not None and "lambda_min" in row for row in rows])
+    if (grown & curved).any():  # also above the level: another level then finds all that its kind depends on
+        chosen = grown & curved
         start = hessian_extremes(point.pair, point.pair.at_start, enough=_for_some(chosen, _largest_roughly)).largest
         peaks = np.array([np.nan if row is None else row.get("lambda_max_met", np.nan) for row in rows])
         values["lambda_max_peak"] = torch.from_numpy(np.where(chosen, np.fmax(start, peaks), np.nan))
@@ -213,19 +214,18 @@ def _least_spread(point: Point) -> Tensor:
 
 
 def _norm_growth(point: Point) -> Tensor:
-    """Of the embeddings' mean norm since the start, or of the loss's own scale: (S,)."""
+    """Of the embeddings' mean norm since the start; where the loss trains its own scale, of that: (S,)."""
     import torch
 
+    for name, scalar in point.pair.scalars.items():
+        if name.startswith("log_"):
+            first = point.pair.at_start[point.pair.parts["loss"]][list(point.pair.scalars).index(name)]
+            return (scalar.detach() - first)[:, 0].double().exp()
     now, start = (
         [torch.linalg.vector_norm(z, dim=-1).mean(-1).double() for z in embeddings]
         for embeddings in (point.embeddings, point.embeddings_at_start)
     )
-    growth = torch.maximum(*(a / b for a, b in zip(now, start, strict=True)))
-    for name, scalar in point.pair.scalars.items():
-        if name.startswith("log_"):
-            first = point.pair.at_start[point.pair.parts["loss"]][list(point.pair.scalars).index(name)]
-            growth = torch.maximum(growth, (scalar.detach() - first)[:, 0].double().exp())
-    return growth
+    return torch.maximum(*(a / b for a, b in zip(now, start, strict=True)))
 
 
 def _may_escape(row: Mapping[str, Any], settings: Any) -> bool:
