@@ -25,7 +25,10 @@ KINDS = {
     "saddle-like": Kind(STATIONARY, "the loss still curves downwards in some direction"),
     "escaping": Kind(STATIONARY, "the embeddings grow without end and the loss flattens: its infimum is not attained"),
     "collapsed": Kind(STATIONARY, "a tower gives nearly the same embedding to every sample"),
-    "undetermined": Kind(STATIONARY, "the curvature is known too coarsely to tell a minimum from a saddle"),
+    "undetermined": Kind(
+        STATIONARY,
+        "no clear saddle, but not shown to be a minimum either",
+    ),
     "not-stationary": Kind(NOT_STATIONARY, "G is still above the level"),
     "noise-floor": Kind(NOT_STATIONARY, "G is above the level, but rounding errors of the gradient are as large"),
     "flat-start": Kind(NOT_STATIONARY, "G is below the level, but hardly below its own largest: it began there"),

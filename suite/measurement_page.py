@@ -67,7 +67,7 @@ _RULE_OF = {
     "escaping": "the loss can fall for ever (dot similarity, or a trained scale), `norm_growth` > 2, and "
     "`lambda_max` < 0.1 `lambda_max_peak`",
     "saddle-like": "`lambda_min` + its residual < −0.05 `lambda_max`",
-    "minimum-like": "`lambda_min` − its residual ≥ −1e-3 `lambda_max`",
+    "minimum-like": "`lambda_min` − its residual ≥ −1e-3 `lambda_max`, and the residual ≤ 1e-4 `lambda_max`",
     "undetermined": "none of these",
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from suite.measurement.curvature import Enough, Extremes, hessian_extremes
+from suite.measurement.curvature import Enough, Extremes, both_converged, hessian_extremes
 from suite.measurement.moments import Moments
 from suite.measurement.registry import MEASUREMENTS, Column, Values
 
@@ -31,7 +31,7 @@ KINDS = {
     "escaping": "stationary: the loss falls on while the embeddings grow without bound",
     "saddle-like": "stationary: the Hessian has a clearly negative eigenvalue",
     "minimum-like": "stationary: the Hessian has no eigenvalue below zero beyond rounding",
-    "undetermined": "stationary: the Hessian's least eigenvalue is slightly negative, or not known well enough",
+    "undetermined": "stationary: no clear saddle, but not shown to be a minimum either",
 }
 """Kinds of end points, in the order of the rules, with what they mean."""
 
@@ -45,8 +45,12 @@ COLLAPSED_SPREAD = 1e-3
 GROWTH = 2.0
 FLATTENED = 0.1
 """A loss is escaped if curvature fell below this share of its peak while embeddings grew by GROWTH."""
+MOST_STEPS = 60
+"""Lanczos steps for a certificate, at most: what they leave open is undetermined."""
 SADDLE, MINIMUM = 0.05, 1e-3
 """Bounds of the smallest eigenvalue, as shares of the largest."""
+SETTLED = 0.1
+"""No bound is taken to hold before the residual is below this share of it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def kind_of(row: Mapping[str, Any], levels: Levels) -> str | None:
     residual, scale = row["lambda_min_residual"], max(largest, 0.0)
     if smallest + residual < -SADDLE * scale:
         return "saddle-like"
-    return "minimum-like" if smallest - residual >= -MINIMUM * scale else "undetermined"
+    is_settled = residual <= SETTLED * MINIMUM * scale
+    return "minimum-like" if is_settled and smallest - residual >= -MINIMUM * scale else "undetermined"
 
 
 def _kind_without_curvature(row: Mapping[str, Any], levels: Levels) -> str | None:
@@ -104,12 +109,17 @@ def lacks_curvature(row: Mapping[str, Any], levels: Levels) -> bool:
 
 
 def decided(found: Extremes) -> np.ndarray:
-    """Which slots' curvature is known well enough to tell saddle-like, minimum-like and neither apart."""
-    scale = np.maximum(found.largest, 0.0)
-    low, high = found.smallest - found.smallest_residual, found.smallest + found.smallest_residual
-    saddle, minimum = high < -SADDLE * scale, low >= -MINIMUM * scale
-    between = (low >= -SADDLE * scale) & (found.smallest < -MINIMUM * scale)
-    return (found.largest_residual <= 0.1 * found.largest) & (saddle | minimum | between)
+    """Which slots' curvature is known well enough to tell a saddle from all else, or a minimum where that is easy.
+
+    A Ritz value below a bound proves that the smallest eigenvalue is below it. That there is none proves nothing before
+    convergence: a Hessian has many zeros, of which Lanczos may find a mixture with a residual that looks small. So no
+    bound counts before the residual is ten times smaller, which for a minimum takes a hundred steps in wide networks:
+    they are taken where `measure` asks for curvature at the end.
+    """
+    scale, residual = np.maximum(found.largest, 0.0), found.smallest_residual
+    saddle = found.smallest + residual < -SADDLE * scale
+    no_saddle = (found.smallest - residual >= -SADDLE * scale) & (residual <= SETTLED * SADDLE * scale)
+    return (_largest_roughly(found) & (saddle | no_saddle)) | both_converged(found)
 
 
 def _largest_roughly(found: Extremes) -> np.ndarray:
@@ -136,7 +146,7 @@ def _largest_roughly(found: Extremes) -> np.ndarray:
         f"embeddings grew by {GROWTH:g}",
     ),
     default=Moments.END,
-    cost="a gradient in 64 bits; where G is below the level, also some 20 Hessian-vector products",
+    cost="a gradient in 64 bits; where G is below the level, also 10 to 20 Hessian-vector products",
     gradients=lambda settings: 60.0,
     waits=True,
     of_trial=True,
@@ -157,12 +167,12 @@ def certificate(point: Point) -> Values:
     rows = [None if row is None else {**row, **_at(told, slot)} for slot, row in enumerate(point.known)]
     needs = np.array([row is not None and lacks_curvature(row, point.levels) for row in rows])
     if needs.any():
-        found = hessian_extremes(point.pair, point.pair.weights, enough=_for_some(needs, decided))
+        found = hessian_extremes(point.pair, point.pair.weights, enough=_for_some(needs, decided), steps=MOST_STEPS)
         values |= _columns(found, needs)
     grown = np.array([row is not None and _may_escape(row, s) for row, s in zip(rows, point.settings, strict=True)])
-    below = np.array([row is not None and _kind_without_curvature(row, point.levels) == "" for row in rows])
-    if (grown & below).any():
-        chosen = grown & below
+    curved = needs | np.array([row is not None and "lambda_min" in row for row in rows])
+    if (grown & curved).any():  # also above the level: another level then finds all that its kind depends on
+        chosen = grown & curved
         start = hessian_extremes(point.pair, point.pair.at_start, enough=_for_some(chosen, _largest_roughly)).largest
         peaks = np.array([np.nan if row is None else row.get("lambda_max_met", np.nan) for row in rows])
         values["lambda_max_peak"] = torch.from_numpy(np.where(chosen, np.fmax(start, peaks), np.nan))
@@ -213,19 +223,18 @@ def _least_spread(point: Point) -> Tensor:
 
 
 def _norm_growth(point: Point) -> Tensor:
-    """Of the embeddings' mean norm since the start, or of the loss's own scale: (S,)."""
+    """Of the embeddings' mean norm since the start; where the loss trains its own scale, of that: (S,)."""
     import torch
 
+    for name, scalar in point.pair.scalars.items():
+        if name.startswith("log_"):
+            first = point.pair.at_start[point.pair.parts["loss"]][list(point.pair.scalars).index(name)]
+            return (scalar.detach() - first)[:, 0].double().exp()
     now, start = (
         [torch.linalg.vector_norm(z, dim=-1).mean(-1).double() for z in embeddings]
         for embeddings in (point.embeddings, point.embeddings_at_start)
     )
-    growth = torch.maximum(*(a / b for a, b in zip(now, start, strict=True)))
-    for name, scalar in point.pair.scalars.items():
-        if name.startswith("log_"):
-            first = point.pair.at_start[point.pair.parts["loss"]][list(point.pair.scalars).index(name)]
-            growth = torch.maximum(growth, (scalar.detach() - first)[:, 0].double().exp())
-    return growth
+    return torch.maximum(*(a / b for a, b in zip(now, start, strict=True)))
 
 
 def _may_escape(row: Mapping[str, Any], settings: Any) -> bool:

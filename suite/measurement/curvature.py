@@ -27,6 +27,11 @@ MOST_BASIS_ELEMENTS = 2**28
 """Numbers in the Lanczos vectors of a stack, at most: larger networks get fewer steps, and the residuals tell."""
 TOLERANCE = 1e-5
 """Both ends are converged when their residuals are below this share of the spectral radius."""
+EXHAUSTED = 1e-12
+"""A Krylov space is exhausted where what a product adds to it is below this share of the largest entry so far,
+or of the machine's precision."""
+RANDOM_SHARE = 0.01
+"""Of a random direction in the start of Lanczos, beside the gradient's."""
 CHECK_EVERY = 2
 """Lanczos steps between two looks at the Ritz values."""
 GRADIENTS_PER_PRODUCT = 3.0
@@ -88,6 +93,7 @@ def extremes(
     diagonal, off_diagonal = (torch.zeros(steps, slots, dtype=start.dtype, device=start.device) for _ in range(2))
     vector = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     found: Extremes | None = None
+    scale = torch.zeros(slots, dtype=start.dtype, device=start.device)
     done, before = np.zeros(slots, dtype=bool), np.zeros(slots, dtype=bool)
     for k in range(steps):
         if k == basis.shape[1]:
@@ -99,10 +105,16 @@ def extremes(
         if k:
             product = product - off_diagonal[k - 1][:, None] * basis[:, k - 1]
         known = basis[:, : k + 1]
-        shares = product[:, None] @ known.mT  # rows times matrices: the other way round is ten times slower
-        product = product - (shares @ known)[:, 0]
-        off_diagonal[k] = torch.linalg.vector_norm(product, dim=1)
-        vector = product / off_diagonal[k].where(off_diagonal[k] > 0, 1.0)[:, None]
+        product = _without(known, product)
+        norm = torch.linalg.vector_norm(product, dim=1)
+        scale = torch.maximum(scale, torch.maximum(diagonal[k].abs(), norm))
+        small = norm < 1e-3 * scale
+        if small.any():  # where the Krylov space is nearly exhausted, once leaves mostly rounding
+            product = _without(known, product).where(small[:, None], product)
+            norm = torch.linalg.vector_norm(product, dim=1)
+        goes_on = norm > max(EXHAUSTED, torch.finfo(start.dtype).eps) * scale
+        off_diagonal[k] = norm.where(goes_on, 0.0)
+        vector = (product / norm[:, None]).where(goes_on[:, None], 0.0)
         if (k + 1) % CHECK_EVERY and k + 1 < steps:
             continue
         now = _ritz(diagonal[: k + 1], off_diagonal[: k + 1])
@@ -115,6 +127,12 @@ def extremes(
     return found
 
 
+def _without(basis: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors (S, P) less their parts along the rows of a basis (S, k, P)."""
+    shares = vectors[:, None] @ basis.mT  # rows times matrices: the other way round is ten times slower
+    return vectors - (shares @ basis)[:, 0]
+
+
 def _ritz(diagonal: Tensor, off_diagonal: Tensor) -> Extremes:
     """Extremes of the tridiagonal matrices (k, S), each up to where its Krylov space is exhausted."""
     a, b = (part.double().cpu().numpy().T for part in (diagonal, off_diagonal))
@@ -125,22 +143,30 @@ def _ends(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return (np.nan,) * 4
     scale = max(np.abs(a).max(), b.max())
-    exhausted = np.flatnonzero(b <= 1e-12 * scale)
+    exhausted = np.flatnonzero(b <= EXHAUSTED * scale)
     k = int(exhausted[0]) + 1 if len(exhausted) else len(a)
     values, vectors = np.linalg.eigh(np.diag(a[:k]) + np.diag(b[: k - 1], -1))  # reads the lower triangle
     top, bottom = (float(b[k - 1] * abs(vectors[-1, index])) for index in (-1, 0))
     return float(values[-1]), float(values[0]), top, bottom
 
 
-def hessian_extremes(pair: Pair, weights: list[Tensor], *, enough: Enough = both_converged) -> Extremes:
-    """Extremes of P^1/2 H P^1/2 for every slot of a pair, at these weights."""
+def hessian_extremes(
+    pair: Pair, weights: list[Tensor], *, enough: Enough = both_converged, steps: int = MOST_STEPS
+) -> Extremes:
+    """Extremes of P^1/2 H P^1/2 for every slot of a pair, at these weights.
+
+    Lanczos starts along the gradient, with a little of a random direction: a random one alone lies almost wholly where
+    a Hessian with many eigenvalues near 0 is flat, and a small negative eigenvalue is found late.
+    """
     import torch
 
-    multiply, size = pair.hessian_product(weights)
+    multiply, gradient = pair.hessian_product(weights)
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(size, generator=generator, dtype=torch.float64)
-    like = weights[0]
-    return extremes(multiply, direction.to(like).expand(len(like), -1), enough=enough)
+    direction = torch.randn(gradient.shape[1], generator=generator, dtype=torch.float64).to(gradient)
+    length = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+    along = torch.where(length > 0, gradient / length, 0.0)
+    start = along + RANDOM_SHARE * direction / torch.linalg.vector_norm(direction)
+    return extremes(multiply, start, enough=enough, steps=steps)
 
 
 @MEASUREMENTS(

@@ -109,12 +109,21 @@ class Loop:
     def states(self) -> dict[str, tuple[State, float]]:
         """Where each running trial is, with its wall seconds so far, so that it can go on elsewhere."""
         running = {r.job.trial_id: (self._state(slot, r), r.seconds) for slot, r in self._running.items()}
-        ended = {i: (outcome.state, s) for i, (outcome, s) in self._unmeasured.items() if outcome.state is not None}
+        unmeasured = ((self._with_peak(outcome), seconds) for outcome, seconds in self._unmeasured.values())
+        ended = {o.trial_id: (o.state, seconds) for o, seconds in unmeasured if o.state is not None}
         return ended | running
 
     def _state(self, slot: int, running: Running) -> State:
-        peak = self.recorder.peaks.get(running.job.trial_id, math.nan)
-        return {**self.lane.state(slot), _PEAK: np.asarray(peak)}
+        return {**self.lane.state(slot), _PEAK: self._peak(running.job.trial_id)}
+
+    def _peak(self, trial_id: str) -> np.ndarray:
+        return np.asarray(self.recorder.peaks.get(trial_id, math.nan))
+
+    def _with_peak(self, outcome: Outcome) -> Outcome:
+        """With the largest curvature as known now: points from before its end may have waited until after it."""
+        if outcome.state is None:
+            return outcome
+        return replace(outcome, state={**outcome.state, _PEAK: self._peak(outcome.trial_id)})
 
     def running_steps(self) -> dict[str, int]:
         """The step each running trial is at."""
@@ -139,7 +148,7 @@ class Loop:
                 self._end(self._unmeasured.pop(place.trial_id)[0])
 
     def _end(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
+        self.outcomes.append(self._with_peak(outcome))
         self.recorder.peaks.pop(outcome.trial_id, None)
 
     def run_chunk(self) -> None:
@@ -175,7 +184,7 @@ class Loop:
             self.records.append(record)
             outcome = self._outcome(slot, running, record, due[slot]) if final else None
             later = [] if outcome is not None and outcome.state is None else [m for m in due[slot] if m.waits]
-            if later:
+            if later or (outcome is not None and outcome.state and self.recorder.holds(outcome.trial_id)):
                 if outcome is not None:
                     self._unmeasured[outcome.trial_id] = outcome, running.seconds
                 trial = None if outcome is None else outcome.row

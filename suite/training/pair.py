@@ -195,8 +195,9 @@ class Pair:
         return self.mapped(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
     @torch.enable_grad()
-    def hessian_product(self, weights: Sequence[Tensor]) -> tuple[Callable[[Tensor], Tensor], int]:
-        """Multiplication of each slot's flat vector by its P^1/2 H P^1/2 at these weights, (S, P) -> (S, P), and P."""
+    def hessian_product(self, weights: Sequence[Tensor]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Multiplication of each slot's flat vector by its P^1/2 H P^1/2 at these weights, (S, P) -> (S, P), and its
+        flat gradient times P^1/2, (S, P)."""
         weights = [w.detach().requires_grad_() for w in weights]
         scales = [factor**0.5 for factor in self.factors]
         gradients = torch.autograd.grad(self.loss(weights)[0].sum(), weights, create_graph=True)
@@ -208,9 +209,12 @@ class Pair:
             parts = [s * v.reshape(w.shape) for s, v, w in zip(scales, split, weights, strict=True)]
             along = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()
             products = torch.autograd.grad(along, weights, retain_graph=True)  # grad_outputs would import sympy
-            return torch.cat([s * p.flatten(1) for s, p in zip(scales, products, strict=True)], dim=1)
+            return flat(products)
 
-        return multiply, sum(sizes)
+        def flat(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat([s * part.detach().flatten(1) for s, part in zip(scales, parts, strict=True)], dim=1)
+
+        return multiply, flat(gradients)
 
     def sharpness(self, slot: int) -> float:
         """lambda_max(P^1/2 H P^1/2) of one slot at its present weights, computed outside the stack."""

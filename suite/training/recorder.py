@@ -24,6 +24,7 @@ from suite.measurement.point import Point
 from suite.measurement.registry import MEASUREMENTS, Measurement
 from suite.training.lane import Lane
 from suite.training.pair import Pair
+from suite.training.records import is_record_step
 
 Row = dict[str, Any]
 Columns = dict[str, Tensor]
@@ -52,7 +53,7 @@ class Recorder:
         self._rates = torch.zeros_like(lane.eta)
         self._places: list[Place] = []
         self.peaks: dict[str, float] = {}
-        """The largest lambda_max met so far, by trial."""
+        """The largest lambda_max met so far, by trial; without what only its end asked for."""
         self.seconds = dict.fromkeys(self._moments, 0.0)
 
     def due(self, step: int, per_decade: int, *, final: bool) -> list[Measurement]:
@@ -81,6 +82,10 @@ class Recorder:
         self._rates[index] = self._lane.rate[slot]
         self._places.append(place)
 
+    def holds(self, trial_id: str) -> bool:
+        """Whether a point of this trial waits."""
+        return any(place.trial_id == trial_id for place in self._places)
+
     @property
     def is_full(self) -> bool:
         """Whether the room has no place left."""
@@ -92,7 +97,7 @@ class Recorder:
         if not places:
             return []
         wanted = {m.name: m for place in places for m in place.due}
-        known = [dict(place.record) for place in places]
+        known = [self._known(place) for place in places]
         point = self._room_point(places, known) if wanted else None
         for measurement in sorted(wanted.values(), key=lambda m: m.of_trial):
             assert point is not None
@@ -109,12 +114,23 @@ class Recorder:
         if place.trial is not None:
             place.trial.update({name: value for name, value in values.items() if not isinstance(value, list)})
         peak = max(values.get("lambda_max", -math.inf), self.peaks.get(place.trial_id, -math.inf))
-        if peak > -math.inf:
+        if peak > -math.inf and self._is_due_anyway(place, measurement):
             self.peaks[place.trial_id] = peak
         for row in known:
             if row["trial_id"] == place.trial_id:
                 row |= {"lambda_max_met": peak} if peak > -math.inf else {}
                 row |= values if row["step"] == place.record["step"] else {}
+
+    def _known(self, place: Place) -> Row:
+        peak = self.peaks.get(place.trial_id)
+        return dict(place.record) if peak is None else {**place.record, "lambda_max_met": peak}
+
+    def _is_due_anyway(self, place: Place, measurement: Measurement) -> bool:
+        """Whether it would be measured here had the trial not ended: what only the end told is no part of its state,
+        or a trial continued from it would know more than one that was long from the start."""
+        step, per_decade = place.record["step"], place.settings.records_per_decade
+        due = self._moments[measurement.name].due(step, per_decade=per_decade, final=False)
+        return place.trial is None or (due and is_record_step(step, per_decade))
 
     def send_back(self) -> None:
         """Leave unmeasured the trials that have ended: they are continued later, at their last step."""
