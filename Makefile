@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies bench-measurement check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
@@ -20,6 +20,9 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 
 test-studies: $(INSTALLED)  ## the quick profile of every study
 	$(BIN)/python -m pytest -q -m studies
+
+bench-measurement: $(INSTALLED)  ## what measuring costs, by measurement: about 15 minutes
+	$(BIN)/python benchmarks/measurement.py
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

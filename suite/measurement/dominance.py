@@ -25,15 +25,14 @@ if TYPE_CHECKING:
         source="Polyak 1963; Karimi et al. 2016, section 2",
     ),
     default=Moments.NEVER,
-    cost="one minimisation per loss, n and d, cached, which takes about ten seconds on one core for cosine InfoNCE of "
-    "64 samples in 16 dimensions, and grows like n squared; one per seed where the loss needs labels or draws its "
-    "negatives; then nothing",
+    cost="one minimisation per loss, n and d, kept for later: ten seconds for n = 64, d = 16",
     waits=True,
 )
 def dominance(point: Point) -> Values:
     """The constant mu of the inequality G / 2 >= mu (L - L*) that holds at this point: bounded away from 0 along a
     path, it makes descent linear. L* is the infimum where that is attained, else the best of 20 minimisations over
-    free embeddings."""
+    free embeddings: an upper bound, and where L - L* is small the ratio is of little use. The minimisation takes time
+    that grows like n squared, and is one per seed where the loss needs labels or draws its negatives."""
     import torch
 
     lowest = [math.nan if settings is None else lowest_of(settings) for settings in point.settings]
