@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from suite.measurement.curvature import Enough, Extremes, both_converged, hessian_extremes
+from suite.measurement.curvature import Extremes, both_converged, columns_of, hessian_extremes
 from suite.measurement.moments import Moments
 from suite.measurement.registry import MEASUREMENTS, Column, Values
 
@@ -167,13 +167,13 @@ def certificate(point: Point) -> Values:
     rows = [None if row is None else {**row, **_at(told, slot)} for slot, row in enumerate(point.known)]
     needs = np.array([row is not None and lacks_curvature(row, point.levels) for row in rows])
     if needs.any():
-        found = hessian_extremes(point.pair, point.pair.weights, enough=_for_some(needs, decided), steps=MOST_STEPS)
-        values |= _columns(found, needs)
+        found = hessian_extremes(point.pair, point.pair.weights, enough=decided, steps=MOST_STEPS, wanted=needs)
+        values |= columns_of(found)
     grown = np.array([row is not None and _may_escape(row, s) for row, s in zip(rows, point.settings, strict=True)])
     curved = needs | np.array([row is not None and "lambda_min" in row for row in rows])
     if (grown & curved).any():  # also above the level: another level then finds all that its kind depends on
         chosen = grown & curved
-        start = hessian_extremes(point.pair, point.pair.at_start, enough=_for_some(chosen, _largest_roughly)).largest
+        start = hessian_extremes(point.pair, point.pair.at_start, enough=_largest_roughly, wanted=chosen).largest
         peaks = np.array([np.nan if row is None else row.get("lambda_max_met", np.nan) for row in rows])
         values["lambda_max_peak"] = torch.from_numpy(np.where(chosen, np.fmax(start, peaks), np.nan))
     return values
@@ -181,22 +181,6 @@ def certificate(point: Point) -> Values:
 
 def _at(columns: Mapping[str, list[float]], slot: int) -> dict[str, float]:
     return {name: values[slot] for name, values in columns.items()}
-
-
-def _for_some(needs: np.ndarray, enough: Enough) -> Enough:
-    return lambda found: ~needs | enough(found)
-
-
-def _columns(found: Extremes, needs: np.ndarray) -> Values:
-    import torch
-
-    named = {
-        "lambda_max": found.largest,
-        "lambda_min": found.smallest,
-        "lambda_max_residual": found.largest_residual,
-        "lambda_min_residual": found.smallest_residual,
-    }
-    return {name: torch.from_numpy(np.where(needs, value, np.nan)) for name, value in named.items()}
 
 
 def _gradient_in_double(point: Point) -> tuple[Tensor, Tensor]:

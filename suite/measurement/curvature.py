@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ MOST_STEPS = 120
 """Lanczos steps, at most."""
 MOST_BASIS_ELEMENTS = 2**28
 """Numbers in the Lanczos vectors of a stack, at most: larger networks get fewer steps, and the residuals tell."""
+MOST_LOGITS = 2**26
+"""Similarities of a stack whose Hessian is taken at once: its products keep several numbers for each."""
 TOLERANCE = 1e-5
 """Both ends are converged when their residuals are below this share of the spectral radius."""
 EXHAUSTED = 1e-12
@@ -55,10 +58,14 @@ class Extremes:
         """Largest absolute Ritz value."""
         return np.maximum(np.abs(self.largest), np.abs(self.smallest))
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """All of them, (4, S)."""
+        return np.stack([self.largest, self.smallest, self.largest_residual, self.smallest_residual])
+
     def where(self, chosen: np.ndarray, others: Extremes) -> Extremes:
         """These for the chosen slots, those of `others` for the rest."""
-        names = ("largest", "smallest", "largest_residual", "smallest_residual")
-        return Extremes(*(np.where(chosen, getattr(self, name), getattr(others, name)) for name in names))
+        return Extremes(*np.where(chosen, self.numbers, others.numbers))
 
 
 Enough = Callable[[Extremes], np.ndarray]
@@ -151,13 +158,37 @@ def _ends(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def hessian_extremes(
-    pair: Pair, weights: list[Tensor], *, enough: Enough = both_converged, steps: int = MOST_STEPS
+    pair: Pair,
+    weights: list[Tensor],
+    *,
+    enough: Enough = both_converged,
+    steps: int = MOST_STEPS,
+    wanted: np.ndarray | None = None,
 ) -> Extremes:
-    """Extremes of P^1/2 H P^1/2 for every slot of a pair, at these weights.
+    """Extremes of P^1/2 H P^1/2 for the `wanted` slots (S,) of a pair, all unless told, at these weights.
 
     Lanczos starts along the gradient, with a little of a random direction: a random one alone lies almost wholly where
-    a Hessian with many eigenvalues near 0 is flat, and a small negative eigenvalue is found late.
+    a Hessian with many eigenvalues near 0 is flat, and a small negative eigenvalue is found late. Where the stack has
+    more than MOST_LOGITS similarities, a few slots are taken at a time; where one slot has, the numbers are NaN.
     """
+    slots, n = pair.towers[0].inputs.shape[:2]
+    wanted = np.ones(slots, dtype=bool) if wanted is None else wanted
+    together = MOST_LOGITS // n**2
+    numbers = np.full((4, slots), np.nan)
+    for first in range(0, slots if together else 0, together or 1):
+        some = slice(first, first + together)
+        if wanted[some].any():
+            few = pair if together >= slots else pair.mapped(itemgetter(some))
+            found = _extremes_together(few, [w[some] for w in weights], _for_some(wanted[some], enough), steps)
+            numbers[:, some] = found.numbers
+    return Extremes(*np.where(wanted, numbers, np.nan))
+
+
+def _for_some(wanted: np.ndarray, enough: Enough) -> Enough:
+    return lambda found: ~wanted | enough(found)
+
+
+def _extremes_together(pair: Pair, weights: list[Tensor], enough: Enough, steps: int) -> Extremes:
     import torch
 
     multiply, gradient = pair.hessian_product(weights)
@@ -189,10 +220,11 @@ def curvature(point: Point) -> Values:
     """Extreme curvature of the loss in the metric in which it is descended, where a layer moves at the rate eta P: by
     Lanczos with full reorthogonalisation (Golub & Van Loan 2013, section 10.1). An eigenvalue lies within the residual
     of what is given."""
-    return columns_of(hessian_extremes(point.pair, point.pair.weights), point.eta)
+    values = columns_of(hessian_extremes(point.pair, point.pair.weights))
+    return values | {"edge_of_stability": point.eta.double().cpu() * values["lambda_max"] / 2}
 
 
-def columns_of(found: Extremes, eta: Tensor) -> Values:
+def columns_of(found: Extremes) -> Values:
     """The columns of these extremes."""
     import torch
 
@@ -202,5 +234,4 @@ def columns_of(found: Extremes, eta: Tensor) -> Values:
         "lambda_max_residual": found.largest_residual,
         "lambda_min_residual": found.smallest_residual,
     }
-    values = {name: torch.from_numpy(value) for name, value in named.items()}
-    return values | {"edge_of_stability": eta.double().cpu() * values["lambda_max"] / 2}
+    return {name: torch.from_numpy(value) for name, value in named.items()}

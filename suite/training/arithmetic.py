@@ -43,11 +43,12 @@ def _tower_flops(spec: TowerSpec, n: int) -> float:
 
 
 def slot_bytes(settings: TrialSettings, *, itemsize: int) -> int:
-    """Memory of one slot: weights, their draw, gradient and buffers; activations and similarities kept for it."""
+    """Memory of one slot: weights, their draw, gradient and buffers; activations and similarities kept for it; and a
+    place in the room where its end waits to be measured, also in double precision."""
     n = settings.data.samples
     specs = tower_specs(settings)
     trained = sum(math.prod(shape) for spec in specs for shape in spec.trained.values())
     frozen = sum(math.prod(layer.shape) for spec in specs for layer in spec.layers if not layer.trained)
-    weights = (3 + settings.optimizer.num_buffers) * trained + frozen
+    weights = (3 + settings.optimizer.num_buffers) * trained + frozen + 3 * (2 * trained + frozen)
     activations = sum(n * spec.width * (1 + 4 * spec.depth) * (2 if spec.linearized else 1) for spec in specs)
     return itemsize * (weights + activations + 6 * min(n**2, BLOCK_ELEMENTS))

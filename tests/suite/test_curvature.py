@@ -270,3 +270,22 @@ def test_no_rate_follows_from_a_loss_without_curvature():
     with pytest.raises(ValueError, match="no stable rate"):
         SharpnessRule().eta(factor=1.0, sharpness=lambda: 0.0)
     assert WidthRule(c=0.3).eta(factor=17.0, sharpness=lambda: 1.0) == 0.3
+
+
+def test_a_stack_too_large_at_once_is_taken_in_parts_and_a_slot_too_large_not_at_all(monkeypatch):
+    settings = TrialSettings(
+        data=Sphere(samples=6, input_dim=5), encoder=Encoder(width=8, depth=1, embedding_dim=3), precision="float64"
+    )
+    lane = Lane(settings, slots=5, budget=Budget(steps=10), stop_below=0, device=torch.device("cpu"))
+    for slot in range(5):
+        lane.fill(slot, settings.model_copy(update={"seed": slot}))
+    whole = hessian_extremes(lane.pair, lane.pair.weights)
+    monkeypatch.setattr("suite.measurement.curvature.MOST_LOGITS", 2 * 6**2 + 1)
+    parts = hessian_extremes(lane.pair, lane.pair.weights)
+    np.testing.assert_allclose(parts.numbers[:2], whole.numbers[:2], rtol=1e-9)
+    chosen = np.array([False, False, True, False, True])
+    some = hessian_extremes(lane.pair, lane.pair.weights, wanted=chosen)
+    np.testing.assert_array_equal(some.numbers[:, chosen], parts.numbers[:, chosen])
+    assert np.isnan(some.numbers[:, ~chosen]).all()
+    monkeypatch.setattr("suite.measurement.curvature.MOST_LOGITS", 6**2 - 1)
+    assert np.isnan(hessian_extremes(lane.pair, lane.pair.weights).numbers).all()
