@@ -10,7 +10,7 @@ quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -m "not cluster and not slow and not studies"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -m cluster

@@ -51,8 +51,15 @@ OUTCOMES = {
 checkpoint; everything else is null."""
 
 
-DERIVED: dict[str, Kind] = {"twin_distance": "number"}
-"""Columns of trials that the analysis adds from the results of several."""
+DERIVED_COLUMNS = (
+    Column(
+        name="twin_distance",
+        formula="|ln G_t − ln G_t of the twin|, the trial that differs in `encoder.linearized` alone, at steps both "
+        "recorded; of a trial, their mean",
+    ),
+)
+"""Columns of records and trials that the analysis adds from the results of several trials."""
+DERIVED = _kinds(DERIVED_COLUMNS)
 
 
 def axis_column(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from suite.columns import DERIVED_COLUMNS
 from suite.measurement.catalog import CHOSEN
 from suite.measurement.certificate import KINDS, STATIONARY
 from suite.measurement.moments import Moments
@@ -79,7 +80,8 @@ def markdown() -> str:
     parts += [_section(measurement) for measurement in known]
     parts += ["## Passages\n\nThe columns of `passages.parquet`, one row per trial and threshold.\n"]
     parts += [_table(PASSAGE_COLUMNS), "## Trials\n\nColumns of `trials.parquet` that follow from all steps.\n"]
-    parts += [_table(TRIAL_COLUMNS)]
+    parts += [_table(TRIAL_COLUMNS), "## Across trials\n\nColumns that `analysis.load_results` adds.\n"]
+    parts += [_table(DERIVED_COLUMNS)]
     return "\n".join(parts)
 
 

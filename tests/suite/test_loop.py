@@ -109,8 +109,10 @@ def test_a_trial_continued_from_its_state_equals_one_never_halted(halt: int):
     straight, whole = trained([job("t", settings)], slots=2, steps=250)
     on_grid = {row["step"] for row in whole["t"]}
     joined = {row["step"]: row for row in [*first["t"], *second["t"]] if row["step"] in on_grid}
-    rows = [{k: v for k, v in row.items() if k != "final"} for row in joined.values()]
-    assert rows == [{k: v for k, v in row.items() if k != "final"} for row in whole["t"]]
+    expected = [{k: v for k, v in row.items() if k != "final"} for row in whole["t"]]
+    assert [{k: row[k] for k in other} for row, other in zip(joined.values(), expected, strict=True)] == expected
+    more = [set(row) - set(other) for row, other in zip(joined.values(), whole["t"], strict=True)]
+    assert not any(names for row, names in zip(whole["t"], more, strict=True) if row["step"] != halt)  # once its end
     assert again["t"].passages == straight["t"].passages
     for name, value in straight["t"].state.items():
         np.testing.assert_array_equal(again["t"].state[name], value, err_msg=name)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
+from reading import read
 
 from suite.data.digits import Digits
 from suite.experiment import Budget, Encoder, KeyEncoder, TrialSettings
@@ -31,7 +32,7 @@ def at_start(settings: TrialSettings, seeds: Iterable[int]) -> np.ndarray:
         for slot, seed in enumerate(waiting[first : first + SLOTS]):
             lane.fill(slot, settings.model_copy(update={"seed": seed}))
         lane.advance(1)
-        values.append(lane.read()["scaled_grad_norm_sq"].numpy())
+        values.append(read(lane)["scaled_grad_norm_sq"].numpy())
     return np.concatenate(values)
 
 
@@ -65,7 +66,7 @@ def losses(settings: TrialSettings, steps: int) -> list[float]:
     values = []
     for _ in range(steps):
         lane.advance(1)
-        values.append(lane.read()["loss"].item())
+        values.append(read(lane)["loss"].item())
     return values
 
 
