@@ -41,7 +41,7 @@ reference: $(INSTALLED)  ## make docs/experiment.md and the JSON schema from the
 
 pictures: quickstart  ## make the pictures in docs/ from the quickstart's report (needs chromium)
 	mkdir -p docs/pictures
-	cp results/quickstart/figures/passages.png docs/pictures/passages.png
+	cp results/quickstart/figures/passages.png results/quickstart/figures/descent.png docs/pictures/
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
 	  --disable-component-update --disable-sync --hide-scrollbars --user-data-dir=$$(mktemp -d) \
 	  --window-size=1000,1500 --screenshot=docs/pictures/report.png file://$(CURDIR)/results/quickstart/report.html
