@@ -29,7 +29,7 @@ MOST_PAIRED = 256
     ),
     default=Moments.ALWAYS,
     cost="two forward passes",
-    gradients=lambda settings: 0.7,
+    gradients=lambda settings: 0.4,
 )
 def flips(point: Point) -> Values:
     """How far training has left the activation pattern of the draw; none in a linearized tower."""

@@ -147,7 +147,7 @@ def _largest_roughly(found: Extremes) -> np.ndarray:
     ),
     default=Moments.END,
     cost="a gradient in 64 bits; where G is below the level, also 10 to 20 Hessian-vector products",
-    gradients=lambda settings: 60.0,
+    gradients=lambda settings: 30.0,
     waits=True,
     of_trial=True,
 )

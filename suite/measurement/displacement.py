@@ -71,7 +71,7 @@ def displacement(point: Point) -> Values:
     ),
     default=Moments.ALWAYS,
     cost=f"{2 * STEPS + 2} products of each displacement with {BLOCK} vectors",
-    gradients=lambda settings: 1.5,
+    gradients=lambda settings: 0.8,
 )
 def spectral_displacement(point: Point) -> Values:
     """Distance from the draw in the spectral norm, which is that of the theorem's neighbourhood of the draw."""
