@@ -78,7 +78,7 @@ def spectral_displacement(point: Point) -> Values:
     import torch
 
     by_layer = spectral_norms(_moved(point))
-    relative = _ratio(by_layer, torch.stack(point.pair.initial_norms))
+    relative = _ratio(by_layer, torch.stack(point.pair.initial_norms()))
     matrices = torch.tensor([w.ndim == 3 for w in point.pair.initial], device=relative.device)
     return {
         "spectral_displacement": by_layer.amax(0),

@@ -77,7 +77,6 @@ class Pair:
         own = self.towers[:1] if self._one_tower else self.towers
         self.weights = [w for tower in own for w in tower.weights] + list(self.scalars.values())
         self.initial = [w for tower in own for w in tower.initial]
-        self.initial_norms = [norm for tower in own for norm in tower.initial_norms]
         self.factors = [tower.spec.learning_rate_factor for tower in own for _ in tower.weights]
         self.factors += [1.0] * len(self.scalars)
         counts = [len(tower.weights) for tower in own] + [0] * (2 - len(own))
@@ -112,6 +111,11 @@ class Pair:
         starts = self._loss.parameters()
         return [*self.initial, *(torch.full_like(scalar, starts[name]) for name, scalar in self.scalars.items())]
 
+    def initial_norms(self) -> list[Tensor]:
+        """Spectral norm of each of the towers' weights as it was drawn, (S,) each."""
+        own = self.towers[:1] if self._one_tower else self.towers
+        return [norm for tower in own for norm in tower.initial_norms()]
+
     def tensors(self) -> list[Tensor]:
         """Everything that a slot holds, in an order that depends on the shape alone."""
         towers = [tensor for tower in self.towers for tensor in tower.tensors()]
@@ -123,6 +127,8 @@ class Pair:
         self._start = None
         for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             mine[to] = theirs[start]
+        for tower in self.towers:
+            tower.forget_norms(to)
 
     def passes(self, weights: Sequence[Tensor], most: int) -> list[list[Pass]]:
         """What goes through every layer of each view's tower, for the first `most` samples."""

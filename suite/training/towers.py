@@ -134,8 +134,7 @@ def _scales(spec: TowerSpec) -> tuple[LayerScale, ...]:
 
 class TowerSlots:
     """One tower of every trial in a lane. `inputs` are (S, n, p), or the features (S, n, m) if the first layer is
-    frozen; `weights` the trained ones, each (S, *shape), in the order of `spec.trained`; `initial` is their draw, with
-    its spectral norms `initial_norms`, (S,) each."""
+    frozen; `weights` the trained ones, each (S, *shape), in the order of `spec.trained`; `initial` is their draw."""
 
     def __init__(self, spec: TowerSpec, *, slots: int, samples: int, dtype: torch.dtype, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
@@ -145,7 +144,8 @@ class TowerSlots:
         self.inputs = zeros(samples, (spec.input_dim or 0) if spec.train_ends else spec.width)
         self.weights = [zeros(*shape).requires_grad_() for shape in spec.trained.values()]
         self.initial = [zeros(*shape) for shape in spec.trained.values()]
-        self.initial_norms = [zeros() for _ in self.initial]
+        self._initial_norms = [zeros() for _ in self.initial]
+        self._norms_due = set(range(slots))
         self._frozen = {layer.name: zeros(*layer.shape) for layer in spec.layers if not layer.trained}
         first, hidden, last = (scale.multiplier for scale in _scales(spec))
         self._multiplier = {layer.name: hidden for layer in spec.layers} | {"first": first, "last": last}
@@ -163,11 +163,22 @@ class TowerSlots:
             self.inputs[slot] = torch.from_numpy(inputs)
         for name, stack in self._frozen.items():
             stack[slot] = known[name]
-        trained = zip(self.spec.trained, self.weights, self.initial, self.initial_norms, strict=True)
-        for name, weight, initial, norm in trained:
+        for name, weight, initial in zip(self.spec.trained, self.weights, self.initial, strict=True):
             initial[slot] = known.get(name, 0)  # biases start at 0
             weight[slot] = initial[slot]
-            norm[slot] = draw_norm(initial[slot])
+        self.forget_norms(slot)
+
+    def forget_norms(self, slot: int) -> None:
+        """The slot has another draw than before."""
+        self._norms_due.add(slot)
+
+    def initial_norms(self) -> list[Tensor]:
+        """Spectral norm of each trained weight as it was drawn, (S,) each; taken once per trial, when first asked."""
+        for slot in sorted(self._norms_due):
+            for norm, initial in zip(self._initial_norms, self.initial, strict=True):
+                norm[slot] = draw_norm(initial[slot])
+        self._norms_due.clear()
+        return self._initial_norms
 
     def mapped(self, convert: Callable[[Tensor], Tensor]) -> TowerSlots:
         """A copy in which every tensor is what `convert` makes of it."""
@@ -175,7 +186,8 @@ class TowerSlots:
         twin.inputs = convert(self.inputs)
         twin.weights = [convert(w.detach()).clone().requires_grad_() for w in self.weights]
         twin.initial = [convert(w) for w in self.initial]
-        twin.initial_norms = [convert(norm) for norm in self.initial_norms]
+        twin._initial_norms = [convert(norm) for norm in self._initial_norms]
+        twin._norms_due = set(range(len(twin.inputs)))
         twin._frozen = {name: convert(w) for name, w in self._frozen.items()}
         return twin
 
@@ -276,7 +288,7 @@ class TowerSlots:
 
     def tensors(self) -> list[Tensor]:
         """Everything that a slot holds, in an order that depends on the shape alone."""
-        return [self.inputs, *self.weights, *self.initial, *self.initial_norms, *self._frozen.values()]
+        return [self.inputs, *self.weights, *self.initial, *self._frozen.values()]
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:
