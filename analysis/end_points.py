@@ -27,7 +27,7 @@ KINDS = {
     "collapsed": Kind(STATIONARY, "a tower gives nearly the same embedding to every sample"),
     "undetermined": Kind(
         STATIONARY,
-        "no clear saddle, but not shown to be a minimum either",
+        "neither a clear saddle nor shown to be a minimum",
     ),
     "not-stationary": Kind(NOT_STATIONARY, "G is still above the level"),
     "noise-floor": Kind(NOT_STATIONARY, "G is above the level, but rounding errors of the gradient are as large"),

@@ -108,7 +108,7 @@ def curves(results: Results) -> Figure | None:
     scale = layout.scale
     columns = ["trial_id", *([scale.axis] if scale else []), *layout.groups[0].values]
     frame = results.records.merge(results.trials[columns], on="trial_id")
-    frame = frame[(frame.step > 0) & (frame.scaled_grad_norm_sq > 0)]
+    frame = frame[(frame.step > 0) & (frame.scaled_grad_norm_sq > 0) & np.isfinite(frame.scaled_grad_norm_sq)]
     panels = [(group, part) for group in layout.groups if len(part := group.of(frame))]
     if not panels:
         return None

@@ -134,6 +134,8 @@ def law_frame(results: Results, spec: dict[str, Any]) -> pd.DataFrame:
             thresholds = spec["epsilon"]
         return passage_frame(results, epsilon=thresholds, relative=spec.get("relative", False), among=among)
     trials = chosen_trials(results, among)
+    if spec["y"] in trials and len(trials) and trials[spec["y"]].isna().all():
+        raise ValueError(f"{spec['y']} was not measured at the end of these trials: ask for it with `measure`")
     return trials[trials[spec["y"]].notna()] if spec["y"] == "twin_distance" and spec["y"] in trials else trials
 
 

@@ -107,6 +107,8 @@ def _set(
         return
     sweep.pop(key, None)
     _drop_from_zip(sweep, key)
+    if key.startswith("measure.") and data.get("measure") == "none":
+        data["measure"] = dict.fromkeys(CHOSEN, "never")
     path: Path_ = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     places |= dict.fromkeys([*_replaced(data, path), path], place)
     data[str(path[0])] = _put(data.get(str(path[0])), path[1:], value)

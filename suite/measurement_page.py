@@ -31,9 +31,9 @@ measure: {curvature: [start, end], kernel: decades, angles: {every: 4}, lineariz
 ```
 
 `measure: none` makes none that can be left out. Nothing in `measure` changes a trial's id or a bit of its training, so
-it may be changed between runs: what is asked for at the end is then made from checkpoints, and earlier records stay
-empty, with a notice. Costly measurements of trials in one lane are made side by side, as soon as a lane has as many
-points that wait as it has slots, or when it commits.
+it may be changed between runs: what is asked for at the end is then made from checkpoints, with a notice, and earlier
+records stay empty. `certificate` takes `end` or `never`. Costly measurements of trials in one lane are made side by
+side, as soon as a lane has as many points that wait as it has slots, or when it commits.
 
 **Cost** is in gradients of the trial itself, of which each step takes one; `stillpoint plan` turns it into time.
 
@@ -51,8 +51,8 @@ measure(point, precision="float64")  # all that are made by default, in 64 bits
 _RULES = """### Kinds of end points
 
 The first rule that applies decides. g is `scaled_grad_norm_sq_float64`, φ is `gradient_noise_sq`; `stationary_below`
-(1e-4) and `stationary_below_relative` (1e-2) are settings of the experiment: when they change, kinds are told anew,
-without training.
+(1e-4) and `stationary_below_relative` (1e-2) are settings of the experiment: when they change, kinds are told anew
+without training, unless `budget.stop_below`, which is half of `stationary_below` if left out, says to go on.
 
 | kind | rule | meaning |
 |---|---|---|

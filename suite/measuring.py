@@ -66,12 +66,17 @@ def measure(
     """Measure a trial at its start, or where a checkpoint left it: the columns of docs/measurements.md by name.
 
     `names` are measurements such as "curvature" or "kernel"; left out, those that every trial's last record has by
-    default, with the certificate. `precision` is that of the trial unless told; `levels` are those of a certificate.
+    default, with the certificate. What is not defined is None.
+    `precision` is that of the trial unless told; `levels` are those of a certificate.
 
     Raises:
         ValueError: no such measurement, or the trial's data cannot be drawn.
     """
     chosen = _chosen(names)
+    if isinstance(source, str | Path):
+        raise ValueError(f"got {source!r}; give a trial or a checkpoint: measure(load_checkpoint(RESULTS, TRIAL), ...)")
+    if precision not in (None, "float32", "float64"):
+        raise ValueError(f"precision is {precision!r}; write float32 or float64")
     from suite.experiment import Budget, TrialSettings
     from suite.training.loop import Job, Loop
 
@@ -98,7 +103,7 @@ def measure(
     if any(measurement.of_trial for measurement in chosen):
         row["kind"] = kind_of(row, levels)
         row["stationary"] = row["kind"] in STATIONARY
-    return {name: row.get(name) for m in chosen for name in _names(m) if name in row}
+    return {name: row.get(name) for m in chosen for name in _names(m)}
 
 
 def _names(measurement: Measurement) -> list[str]:
@@ -108,7 +113,7 @@ def _names(measurement: Measurement) -> list[str]:
 
 
 def _chosen(names: tuple[str, ...]) -> list[Measurement]:
-    unknown = [name for name in names if name not in set(MEASUREMENTS)]
+    unknown = [name for name in names if not isinstance(name, str) or name not in set(MEASUREMENTS)]
     if unknown:
         raise ValueError(f"unknown measurement {unknown[0]!r}. Known: {', '.join(sorted(MEASUREMENTS))}")
     return [MEASUREMENTS[name] for name in names] or [MEASUREMENTS[n] for n, when in moments({}).items() if when.at_end]

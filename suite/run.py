@@ -155,8 +155,17 @@ class _Run:
         if incomplete := saved.drop_incomplete(self.trials):
             few = ", ".join(incomplete[:3]) + (", …" if len(incomplete) > 3 else "")
             observer.notice(f"{len(incomplete)} trials lack records or passages and are trained again: {few}")
+        self._forget_lost_checkpoints()
         self.tasks = missing(self.trials, saved.outcomes, experiment)
         self.remeasured = self._notice_late_measurements()
+
+    def _forget_lost_checkpoints(self) -> None:
+        """A trained trial that is only to be measured is not trained again because its checkpoint is gone."""
+        for trial in self.trials:
+            known = self.saved.outcome(trial.trial_id)
+            only_lacks = is_trained(trial, known, self.experiment) and lacks_measurement(known, self.experiment)
+            if only_lacks and known.get("checkpoint") and not self.folder.exists(known["checkpoint"]):
+                known.pop("checkpoint")
 
     def _notice_late_measurements(self) -> set[str]:
         """Ids of the trials that are only measured, at their end; says so, and of which trials that cannot be done."""

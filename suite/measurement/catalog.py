@@ -47,6 +47,8 @@ def parse_measure(value: Any) -> dict[str, Moments]:
         )
     parsed = {}
     for name, form in value.items():
+        if name in set(MEASUREMENTS) - set(CHOSEN):
+            raise located(("measure", name), "it costs nothing and is always made; leave it out")
         if name not in CHOSEN:
             raise located(("measure", str(name)), f"unknown measurement{_nearest(str(name))}")
         try:

@@ -31,7 +31,7 @@ KINDS = {
     "escaping": "stationary: the loss falls on while the embeddings grow without bound",
     "saddle-like": "stationary: the Hessian has a clearly negative eigenvalue",
     "minimum-like": "stationary: the Hessian has no eigenvalue below zero beyond rounding",
-    "undetermined": "stationary: no clear saddle, but not shown to be a minimum either",
+    "undetermined": "stationary: neither a clear saddle nor shown to be a minimum",
 }
 """Kinds of end points, in the order of the rules, with what they mean."""
 

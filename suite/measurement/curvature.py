@@ -63,6 +63,12 @@ class Extremes:
         """All of them, (4, S)."""
         return np.stack([self.largest, self.smallest, self.largest_residual, self.smallest_residual])
 
+    def with_residuals_of_rounding(self, eps: float) -> Extremes:
+        """The same with residuals no smaller than what rounding leaves of them."""
+        least = eps * self.radius
+        residuals = (np.maximum(residual, least) for residual in (self.largest_residual, self.smallest_residual))
+        return Extremes(self.largest, self.smallest, *residuals)
+
     def where(self, chosen: np.ndarray, others: Extremes) -> Extremes:
         """These for the chosen slots, those of `others` for the rest."""
         return Extremes(*np.where(chosen, self.numbers, others.numbers))
@@ -131,7 +137,7 @@ def extremes(
         if done.all():
             break
     assert found is not None
-    return found
+    return found.with_residuals_of_rounding(torch.finfo(start.dtype).eps)
 
 
 def _without(basis: Tensor, vectors: Tensor) -> Tensor:

@@ -34,13 +34,17 @@ class Moments:
         Raises:
             ValueError: it says none.
         """
-        parts = value if isinstance(value, list) else [value]
         if isinstance(value, Moments):
             return value
-        flags: dict[str, Any] = {}
-        for part in parts:
-            flags |= _flags(part)
-        return cls(**flags)
+        parts = value if isinstance(value, list) else [value]
+        if not parts or (len(parts) > 1 and "never" in parts):
+            raise ValueError(f"got {value!r}; write {FORMS}")
+        said = [_flags(part) for part in parts]
+        every = sorted({flags["every"] for flags in said if "every" in flags})
+        if len(every) > 1 and every[0] != 1:
+            raise ValueError(f"got every {every[0]} and every {every[1]} records; write one of them")
+        flags = {name: True for flags in said for name in flags if name != "every"}
+        return cls(**flags, every=every[0] if every else None)
 
     def __bool__(self) -> bool:
         return self.start or self.end or self.decades or self.every is not None

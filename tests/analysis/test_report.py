@@ -55,6 +55,10 @@ DEGENERATE = {
         name="diverged", steps=20, below=1e-4, sweep="{encoder.width: [8, 16, 32], seed: {range: 2}}"
     )
     + "loss: {name: infonce, similarity: dot}\noptimizer: {name: gd, learning_rate: {rule: width, c: 1e30}}\n",
+    "all at infinity": BASE.format(name="inf", steps=60, below=1e-4, sweep="{seed: {range: 2}}")
+    .replace("source: sphere, samples: 8, input_dim: 6", "source: digits, samples: 8")
+    .replace("{width: 16, depth: 1", "{activation: gelu, parametrization: standard, width: 8, depth: 3")
+    + "loss: spectral\noptimizer: {name: gd, learning_rate: {rule: width, c: 100000}}\n",
     "words as axis": BASE.format(
         name="words", steps=30, below=0.02, sweep="{loss.similarity: [dot, cosine], seed: {range: 2}}"
     ),

@@ -1,5 +1,6 @@
 """Measurements that are asked for: in the YAML, afterwards from checkpoints, and in a notebook."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +75,22 @@ def test_without_a_checkpoint_what_is_asked_for_later_stays_empty_with_a_notice(
     assert load_results(terminal.folder / "results" / "small").trials.kind.isna().all()
 
 
+def test_a_finished_trial_whose_checkpoint_is_gone_is_not_trained_again_to_be_measured(ran: Terminal):
+    before = trained(ran.folder)
+    shutil.rmtree(ran.folder / "results" / "small" / "lanes")
+    printed = ran("run", "small.yaml")
+    assert "kept no checkpoint: theirs stay empty" in " ".join(printed.split())
+    assert "nothing left to train" in printed
+    pd.testing.assert_frame_equal(trained(ran.folder), before)
+
+
+def test_one_measurement_alone_is_none_and_that_one(tmp_path: Path):
+    path = tmp_path / "x.yaml"
+    path.write_text("name: a\nmeasure: none\n")
+    measure_of = load_experiment(path, overrides=["measure.kernel=always"]).measure
+    assert measure_of == dict.fromkeys(CHOSEN, Moments.NEVER) | {"kernel": Moments.ALWAYS}
+
+
 def test_another_level_of_stationarity_is_judged_anew_and_measured_where_it_has_to_be(terminal: Terminal):
     terminal.write("small.yaml", SMALL)
     terminal("run", "small.yaml", "--set", "stationary_below=1e-12")
@@ -115,6 +132,8 @@ def test_a_trial_is_measured_at_its_start_in_either_precision(tmp_path: Path):
     assert double["gradient_noise_sq"] == 0
     assert measure(trial, "kernel")["kernel_drift_query"] == 0
     assert set(measure(trial, "curvature")) == set(CURVATURE)
+    with pytest.raises(ValueError, match="give a trial or a"):
+        measure("results/small")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"unknown measurement 'curvatur'\. Known: .*curvature"):
         measure(trial, "curvatur")
 
@@ -137,7 +156,10 @@ def test_a_checkpoint_that_is_not_there_is_told(ran: Terminal):
         ("measure: {kernel: always, curvature: {every: 0}}", "measure.curvature: every: got 0; write a whole number"),
         ("measure: {curvature: sometimes}", "measure.curvature: got 'sometimes'; write start, end, decades"),
         ("measure: {certificate: start}", "measure.certificate: it is made at the end of a trial"),
-        ("measure: {gradient: never}", "measure.gradient: unknown measurement"),
+        ("measure: {gradient: never}", "measure.gradient: it costs nothing and is always made; leave it out"),
+        ("measure: {kernel: [never, end]}", "measure.kernel: got ['never', 'end']; write start, end"),
+        ("measure: {kernel: []}", "measure.kernel: got []; write start, end"),
+        ("measure: {kernel: [{every: 2}, {every: 3}]}", "measure.kernel: got every 2 and every 3 records; write one"),
         ("measure: everything", "measure: got 'everything'; write none, or a mapping"),
     ],
 )
