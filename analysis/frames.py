@@ -81,7 +81,7 @@ def _folder(source: Path, experiment: str | None) -> Path:
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read(use_threads=False)
         metadata = {key.decode(): json.loads(text) for key, text in (table.schema.metadata or {}).items()}
         written_by = metadata["format_version"]
     except FileNotFoundError:

@@ -341,7 +341,8 @@ def read_table(folder: Folder, name: str) -> pa.Table | None:
     if not folder.exists(name):
         return None
     try:
-        content = pq.read_table(io.BytesIO(folder.read(name)))
+        source = pa.BufferReader(folder.read(name))
+        content = pq.ParquetFile(source).read(use_threads=False)  # read_table's threads may abort the exit: arrow#34314
         version = int((content.schema.metadata or {})[b"format_version"])
     except (pa.ArrowInvalid, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ResultsError(
