@@ -17,8 +17,9 @@ _WANG = "Wang & Isola 2020, arXiv 2005.10242"
 _GARRIDO = "Garrido et al. 2023, arXiv 2210.02885, eq. 1 and 2"
 
 
-def _both(name: str, formula: str, **more: str) -> tuple[Column, Column]:
-    return tuple(Column(name=f"{name}_{tower}", formula=formula, **more) for tower in ("query", "key"))  # type: ignore[return-value,arg-type]
+def _both(name: str, formula: str, source: str = "") -> list[Column]:
+    """A column for each view."""
+    return [Column(name=f"{name}_{tower}", formula=formula, source=source) for tower in ("query", "key")]
 
 
 @MEASUREMENTS(

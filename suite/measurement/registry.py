@@ -90,6 +90,7 @@ class Measurements:
             raise ValueError(f"measurement {name!r}: its name or its columns {again} are registered already")
 
         def register(function: Callable[[Point], Values]) -> Callable[[Point], Values]:
+            """Keep the function under the name."""
             self._known[name] = Measurement(
                 name=name,
                 columns=columns,
