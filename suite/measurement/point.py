@@ -28,6 +28,8 @@ class Point:
     """(S,)."""
     gradients: Sequence[Tensor]
     """Of each slot's own loss, in every trained weight: (S, ...) each."""
+    norms_sq: Tensor
+    """Squared Frobenius norm of each gradient, (weights, S)."""
     embeddings: Sequence[Tensor]
     """Of both views: (S, n, d) each."""
     eta: Tensor
@@ -42,14 +44,6 @@ class Point:
     """What was measured already at this record, for measurements that wait; None for an idle slot."""
     levels: Levels
     """Where stationarity begins."""
-
-    @cached_property
-    def norms_sq(self) -> Tensor:
-        """Squared Frobenius norm of each gradient: (weights, S)."""
-        import torch
-
-        with torch.no_grad():
-            return torch.stack([norms(gradient) for gradient in self.gradients]).square()
 
     @cached_property
     def scaled(self) -> Tensor:
@@ -79,6 +73,13 @@ class Point:
 
         with torch.no_grad():
             return self.pair.embeddings(self.pair.at_start)
+
+
+def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Squared Frobenius norm of each stack of gradients, (S, ...) each: (weights, S)."""
+    import torch
+
+    return torch.stack([norms(gradient) for gradient in gradients]).square()
 
 
 def norms(stack: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from suite.experiment import Budget, TrialSettings
 from suite.measurement.certificate import Levels
 from suite.measurement.point import Point, norms
 from suite.measurement.stationarity import Chunk, Stationarity
+from suite.training.backprop import Backprop, move
 from suite.training.batches import batch_rows
 from suite.training.couplings import TowerName
 from suite.training.pair import Pair
@@ -43,7 +44,10 @@ class Lane:
         self.pair = Pair(example, slots=slots, dtype=self._dtype, device=device)
         self._follows_gradient = self._coupling.along_gradient and self._optimizer.is_plain
         self._factors_row = torch.tensor(self.pair.factors, dtype=self._dtype, device=device)
-        self._gradients: list[Tensor] = []
+        self._backprop = Backprop(self.pair)
+        self._evaluated = False
+        batch, further = self._optimizer.batch, self._coupling.evaluations > 1
+        self._backprop_of_step = Backprop(self.pair, batch=batch) if batch or further else self._backprop
         self._allocate(slots, example.epsilons)
 
     def _allocate(self, slots: int, epsilons: tuple[float, ...]) -> None:
@@ -76,6 +80,7 @@ class Lane:
             ValueError: its data cannot be drawn, or its learning-rate rule gives no rate.
         """
         self.pair.fill(slot, settings)
+        self._backprop.forget(slot)
         for buffer in self._all_buffers():
             buffer[slot] = 0
         if state is None:
@@ -133,9 +138,7 @@ class Lane:
         start = self.step + self._moving
         self._draw_batches(length)
         for k in range(length):
-            if self._gradients:
-                self._update(k)
-            self._evaluate(k)
+            self._evaluate(k, self._update(k) if self._evaluated else None)
         names = ("loss", "scaled_grad_norm_sq", "promised", "valid")
         rows = Chunk(**{name: getattr(self._history, name)[:length] for name in names})
         self.stationarity.fold(rows, start=start)
@@ -159,37 +162,41 @@ class Lane:
         index = (self.step - self._first_step)[:, None, None]
         return self._batches.gather(1, index.expand(-1, -1, self._batches.shape[-1]))[:, 0]
 
-    def _evaluate(self, k: int) -> None:
-        """Loss, gradient and G of every slot at its point, into row k of the history; ends trials that are done."""
-        loss, embeddings = self.pair.loss(self.pair.weights)
-        self._gradients = list(torch.autograd.grad(loss.sum(), self.pair.weights))
-        with torch.no_grad():
-            squared = torch.stack([norms(g) for g in self._gradients]).square()
-            scaled = self._factors_row @ squared
-            row = self._history
-            row.loss[k] = loss.detach()
-            row.scaled_grad_norm_sq[k] = scaled
-            torch.logical_and(self.active, self._counted, out=row.valid[k])
-            self._counted.fill_(True)
-            finite = loss.isfinite() & scaled.isfinite()
-            self.active &= finite & (scaled > self._stop_below) & (self.step < self._last_step)
-            self._moving.copy_(self.active)
-            self._loss_now, self._scaled_now = row.loss[k], row.scaled_grad_norm_sq[k]
-            self._embeddings_now = [z.detach() for z in embeddings]
+    @torch.no_grad()
+    def _evaluate(self, k: int, rates: Tensor | None) -> None:
+        """Loss, gradient and G of every slot at its point, into row k of the history; ends trials that are done.
 
-    def _update(self, k: int) -> None:
-        """One step of every slot that has not ended; what it promises goes into row k, to which it leads."""
+        With `rates` (S,), the point is one step of plain descent further on.
+        """
+        loss, self._embeddings_now = self._backprop(rates)
+        scaled = self._factors_row @ self._backprop.norms_sq
+        row = self._history
+        row.loss[k] = loss
+        row.scaled_grad_norm_sq[k] = scaled
+        torch.logical_and(self.active, self._counted, out=row.valid[k])
+        self._counted.fill_(True)
+        finite = loss.isfinite() & scaled.isfinite()
+        self.active &= finite & (scaled > self._stop_below) & (self.step < self._last_step)
+        self._moving.copy_(self.active)
+        self._loss_now, self._scaled_now = row.loss[k], row.scaled_grad_norm_sq[k]
+        self._evaluated = True
+
+    def _update(self, k: int) -> Tensor | None:
+        """One step of every slot that has not ended; what it promises goes into row k, to which it leads.
+
+        Gives the rates of a step of plain descent, which the evaluation takes.
+        """
         eta = self.rate
-        step = _Step(self, rates=eta * self._moving)
+        rates = eta * self._moving
         if self._follows_gradient:
-            self._coupling.step(step)
-            self._history.promised[k] = step.rates * self._scaled_now
+            torch.mul(rates, self._scaled_now, out=self._history.promised[k])
         else:
             before = [w.detach().clone() for w in self.pair.weights]
-            self._coupling.step(step)
+            self._coupling.step(_Step(self, rates=rates))
             self._history.promised[k], norm_sq = self._first_order(before, eta)
             self._update_norm_sq = norm_sq.where(self._moving, self._update_norm_sq)
         self.step += self._moving
+        return rates if self._follows_gradient else None
 
     @torch.no_grad()
     def _first_order(self, before: list[Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +204,7 @@ class Lane:
         per unit of eta, scaled like G: equal to eta G and G if the step was along the gradient."""
         promised, norm_sq = torch.zeros_like(eta), torch.zeros_like(eta)
         for old, new, gradient, factor in zip(
-            before, self.pair.weights, self._gradients, self.pair.factors, strict=True
+            before, self.pair.weights, self._backprop.gradients, self.pair.factors, strict=True
         ):
             step = old - new
             promised += (step * gradient).flatten(1).sum(1)
@@ -214,7 +221,8 @@ class Lane:
         return Point(
             pair=self.pair,
             loss=self._loss_now,
-            gradients=self._gradients,
+            gradients=self._backprop.gradients,
+            norms_sq=self._backprop.norms_sq,
             embeddings=self._embeddings_now,
             eta=self.rate,
             settings=self.settings,
@@ -242,8 +250,9 @@ class _Step:
 
     def __init__(self, lane: Lane, *, rates: Tensor) -> None:
         self._lane, self.rates = lane, rates
-        self._rows = lane._rows()
-        self._gradients = lane._gradients if self._rows is None else lane.pair.gradients(self._rows)
+        self._rows, self._gradients = lane._rows(), lane._backprop.gradients
+        if self._rows is not None:
+            self.refresh()
 
     @torch.no_grad()
     def descend(self, *towers: TowerName) -> None:
@@ -259,11 +268,12 @@ class _Step:
                 moving=lane._moving.view(-1, *ones),
                 step=lane.step.view(-1, *ones),
             )
-            weight.addcmul_(direction, self.rates.view(-1, *ones), value=-pair.factors[index])
+            move(weight, direction, self.rates, pair.factors[index])
 
     def refresh(self) -> None:
         """Take the gradients anew, of the same samples."""
-        self._gradients = self._lane.pair.gradients(self._rows)
+        self._lane._backprop_of_step(rows=self._rows)
+        self._gradients = self._lane._backprop_of_step.gradients
 
     @torch.no_grad()
     def average(self, kept: float) -> None:

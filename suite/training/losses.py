@@ -86,6 +86,37 @@ class Loss(Settings):
 
         return self.mean_over_anchors(of_rows, query, key)
 
+    def with_gradient(self, query: Tensor, key: Tensor, **extras: Tensor) -> tuple[Tensor, list[Tensor]] | None:
+        """The same by hand, for each step of training: loss (S,), and its gradient in query and key, (S, n, d) each.
+
+        None where that is left to autograd: the loss has no `slopes_of_rows`, or its logits are too many to be held.
+        """
+        if len(query) * query.shape[1] ** 2 > BLOCK_ELEMENTS:
+            return None
+        scales = [inverse_norms(z) if self.similarity == "cosine" else None for z in (query, key)]
+        q, k = (z if scale is None else z * scale for z, scale in zip((query, key), scales, strict=True))
+        temperature = getattr(self, "temperature", 1.0)
+        logits = q @ k.mT if temperature == 1 else (q @ k.mT).div_(temperature)
+        taken = self.slopes_of_rows(logits, **extras)
+        if taken is None:
+            return None
+        rows, slopes = taken
+        if getattr(self, "symmetric", False):
+            other = self.slopes_of_rows(logits.mT, **extras)
+            assert other is not None
+            rows, slopes = (rows + other[0]).div_(2), (slopes + other[1].mT).div_(2)
+        slopes.div_(temperature * query.shape[1])
+        gradients = [slopes @ k, slopes.mT @ q]
+        for z, gradient, scale in zip((q, k), gradients, scales, strict=True):
+            if scale is not None:  # what is along z does not change its direction
+                gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).mul_(scale)
+        return rows.mean(-1), gradients
+
+    def slopes_of_rows(self, logits: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor] | None:
+        """`of_rows` of all anchors, (S, n), and its derivative in each logit, (S, n, n); None to leave it to autograd.
+        Only a loss without trained scalars, of n anchors and n candidates, may have it."""
+        return None
+
     @abstractmethod
     def of_rows(self, logits: Tensor, first: int, **extras: Tensor) -> Tensor:
         """Loss of each anchor first, ..., first + b - 1 from its row of logits: (S, b, N) -> (S, b)."""
@@ -119,6 +150,12 @@ def unit_rows(z: Tensor) -> Tensor:
     norm_sq = z.square().sum(-1, keepdim=True)
     alive = norm_sq > 0
     return z * (norm_sq.where(alive, 1.0).rsqrt() * alive)
+
+
+def inverse_norms(z: Tensor) -> Tensor:
+    """1 over the norm of each row, any shape; 0 of a zero row: (..., d) -> (..., 1)."""
+    norm_sq = z.square().sum(-1, keepdim=True)
+    return norm_sq.rsqrt().masked_fill_(norm_sq == 0, 0)
 
 
 def over_rows(of_rows: Callable[[Tensor, int], Tensor], anchors: Tensor, candidates: Tensor, *, both: bool) -> Tensor:
@@ -217,6 +254,16 @@ class InfoNCE(Loss):
         if self.negatives is not None:
             logits = logits.where(extras["negatives"][:, first : first + logits.shape[1]], -math.inf)
         return logits.logsumexp(-1) - positives(logits, first)
+
+    def slopes_of_rows(self, logits: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+        """The softmax, less 1 at the positive."""
+        if self.negatives is not None:
+            logits = logits.where(extras["negatives"], -math.inf)
+        shares = logits.log_softmax(-1)
+        rows = -positives(shares, 0)
+        shares.exp_()
+        positives(shares, 0).sub_(1)
+        return rows, shares
 
     def infimum(self, *, samples: int, embedding_dim: int, labels: Labels | None = None) -> Infimum:
         """By Jensen's inequality, from the largest gap between positives and negatives."""

@@ -145,10 +145,14 @@ class Pair:
         """First-order expansion at the draw of each view's embeddings, for the first `most` samples."""
         return [tower.expansion(tower.inputs[:, :most], part) for tower, part in self._views(weights)]
 
+    @property
+    def parts_of_views(self) -> list[slice]:
+        """Which of the weights each view passes through."""
+        return [self.parts["query"], self.parts["query" if self._one_tower else "key"]]
+
     def _views(self, weights: Sequence[Tensor]) -> Iterator[tuple[TowerSlots, Sequence[Tensor]]]:
         """The tower of each view, and its part of the weights."""
-        parts = (self.parts["query"], self.parts["query" if self._one_tower else "key"])
-        return ((tower, weights[part]) for tower, part in zip(self.towers, parts, strict=True))
+        return ((tower, weights[part]) for tower, part in zip(self.towers, self.parts_of_views, strict=True))
 
     def embeddings(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Embeddings of both views, each (S, n, d), or (S, b, d) of the samples that `rows` (S, b) picks."""
@@ -162,6 +166,18 @@ class Pair:
     def loss_of(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Loss of each slot (S,) at these embeddings of all samples, (S, n, d) each."""
         return self._loss(*embeddings, **self._inputs_of_loss(self.weights, None))
+
+    @torch.no_grad()
+    def loss_and_signals(self, embeddings: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """Loss of each slot (S,) at these embeddings of all samples, or of those that `rows` (S, b) picks, and its
+        gradient in both views' embeddings and in each of the loss's own scalars (S, 1)."""
+        by_hand = self._loss.with_gradient(*embeddings, **self._inputs_of_loss(self.weights, rows))
+        if by_hand is not None:
+            return by_hand
+        leaves = [z.detach().requires_grad_() for z in embeddings]
+        with torch.enable_grad():
+            loss = self._loss(*leaves, **self._inputs_of_loss(self.weights, rows))
+            return loss.detach(), torch.autograd.grad(loss.sum(), [*leaves, *self.scalars.values()])
 
     def gradients(self, rows: Tensor | None = None) -> list[Tensor]:
         """Gradient of each slot's own loss in every trained weight."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from suite.experiment import TrialSettings
 from suite.measurement.catalog import Measure, measured, moments
 from suite.measurement.certificate import Levels
-from suite.measurement.point import Point
+from suite.measurement.point import Point, squared_norms
 from suite.measurement.registry import MEASUREMENTS, Measurement
 from suite.training.lane import Lane
 from suite.training.pair import Pair
@@ -145,6 +145,7 @@ class Recorder:
             pair=self._room,
             loss=loss.detach(),
             gradients=gradients,
+            norms_sq=squared_norms(gradients),
             embeddings=[z.detach() for z in embeddings],
             eta=self._rates,
             settings=[*(place.settings for place in places), *idle],

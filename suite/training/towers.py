@@ -197,14 +197,18 @@ class TowerSlots:
 
     def embed(self, weights: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """Embeddings z (S, n, d) with these weights; `rows` (S, b) picks samples of each slot: (S, b, d)."""
-        inputs = self.inputs
-        if rows is not None:
-            inputs = inputs.gather(1, rows[..., None].expand(-1, -1, inputs.shape[-1]))
+        inputs = self.inputs_of(rows)
         block = max(1, BLOCK_ELEMENTS // (len(inputs) * self.spec.width))
         if inputs.shape[1] <= block:
             return self._embed(inputs, *weights)
         parts = [checkpoint(self._embed, x, *weights, use_reentrant=False) for x in inputs.split(block, dim=1)]
         return torch.cat(parts, dim=1)
+
+    def inputs_of(self, rows: Tensor | None) -> Tensor:
+        """Inputs of all samples, (S, n, p or m), or of those that `rows` (S, b) picks."""
+        if rows is None:
+            return self.inputs
+        return self.inputs.gather(1, rows[..., None].expand(-1, -1, self.inputs.shape[-1]))
 
     def _embed(self, inputs: Tensor, *weights: Tensor) -> Tensor:
         if not self.spec.linearized:
@@ -245,7 +249,7 @@ class TowerSlots:
     def passes(self, inputs: Tensor, weights: Sequence[Tensor]) -> Iterator[Pass]:
         """What goes through each layer of the network itself, one after another, also where the tower is linearized;
         the last output is the embedding."""
-        spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
+        spec, known = self.spec, self.known(weights)
         h = inputs
         for layer in self._before_last:
             out = self._layer(layer, h, known)
@@ -261,7 +265,7 @@ class TowerSlots:
     ) -> Iterator[tuple[Pass, Tensor]]:
         """How each layer's output moves these k coordinates of the embedding, dz / d output (S, n, k, outputs of the
         layer), from the last layer to the first; `passes` are of the same weights."""
-        spec, known = self.spec, self._frozen | dict(zip(self.spec.trained, weights, strict=True))
+        spec, known = self.spec, self.known(weights)
         *before_last, above = passes
         slots, n, d = above.output.shape
         identity = torch.eye(d, dtype=above.output.dtype, device=above.output.device)
@@ -276,6 +280,10 @@ class TowerSlots:
             delta = at_pre_activation / spec.depth**0.5 if skips else at_pre_activation
             yield this, delta
             above, around = this, at_pre_activation if skips else 0.0
+
+    def known(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+        """These trained weights and the frozen ones, by the names of their layers."""
+        return self._frozen | dict(zip(self.spec.trained, weights, strict=True))
 
     def multipliers(self, layer: Layer) -> tuple[float, float]:
         """By what a layer's output takes its trained matrix and its trained bias."""

@@ -123,7 +123,7 @@ def test_momentum_averages_the_key_after_the_query_has_moved():
     lane = lane_of(settings)
     query, key = weights(lane)
     for _ in range(3):
-        lane.advance(1 if lane._gradients else 2)
+        lane.advance(1 if lane._evaluated else 2)
         query = moved(query, gradient_at(settings, query, key)[0])
         key = [0.8 * v + 0.2 * w for v, w in zip(key, query, strict=True)]
         assert_equal(weights(lane)[0], query)

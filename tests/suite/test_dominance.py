@@ -23,7 +23,7 @@ from suite.measurement.certificate import Levels
 from suite.measurement.dominance import dominance, lowest_of
 from suite.measurement.lowest_loss import Problem, lowest_loss, minimum
 from suite.measurement.moments import Moments
-from suite.measurement.point import Point
+from suite.measurement.point import Point, squared_norms
 from suite.measurement.registry import MEASUREMENTS
 from suite.measurement.stationarity import Stationarity
 from suite.training.losses import DCL, Infimum, InfoNCE, Loss, Sigmoid, Spectral, SupCon, draw_negatives
@@ -224,6 +224,7 @@ def point_of(trials: list[TrialSettings | None], *, loss: torch.Tensor | None = 
         pair=pair,
         loss=height,
         gradients=gradients,
+        norms_sq=squared_norms(gradients),
         embeddings=[z.detach() for z in embeddings],
         eta=blank,
         settings=trials,

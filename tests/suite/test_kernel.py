@@ -17,7 +17,7 @@ from suite.experiment import Budget, Encoder, KeyEncoder, TrialSettings
 from suite.measurement import kernel
 from suite.measurement.certificate import Levels
 from suite.measurement.kernel import tangent_kernels
-from suite.measurement.point import Point
+from suite.measurement.point import Point, squared_norms
 from suite.measurement.registry import MEASUREMENTS, Values
 from suite.reference import ROOT
 from suite.training.couplings import Coupling, Joint, Shared
@@ -60,10 +60,12 @@ def lane_of(settings: TrialSettings, *seeds: int) -> Lane:
 def measured(lane: Lane) -> Values:
     pair = lane.pair
     loss, embeddings = pair.loss(pair.weights)
+    gradients = pair.gradients()
     point = Point(
         pair=pair,
         loss=loss.detach(),
-        gradients=pair.gradients(),
+        gradients=gradients,
+        norms_sq=squared_norms(gradients),
         embeddings=[z.detach() for z in embeddings],
         eta=lane.eta,
         settings=[None] * lane.num_slots,

@@ -175,3 +175,11 @@ def test_a_trial_whose_data_cannot_be_drawn_fails_alone(tmp_path):
     assert outcomes["bad"].row["status"] == "failed"
     assert "no such file" in outcomes["bad"].row["error"]
     assert outcomes["good"].row["status"] == "finished"
+
+
+def test_a_diverging_trial_leaves_its_successor_in_the_slot_as_it_would_be_alone():
+    good, bad = job("good", dot(1, 0.2)), job("bad", dot(3, DIVERGING))
+    outcomes, after = trained([bad, good], slots=1)
+    assert [outcomes[name].row["status"] for name in ("bad", "good")] == ["diverged", "finished"]
+    _, alone = trained([good], slots=1)
+    assert after["good"] == alone["good"]
