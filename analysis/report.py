@@ -185,6 +185,7 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
         pictures=pictures,
         failures=_failures(results.trials),
         settings=_settings(results),
+        stacks=_stacks(results),
         machine=_machine(results.trials),
         wall=f"{results.trials.wall_seconds.fillna(0).sum() / 60:.1f}",
     )
@@ -249,6 +250,20 @@ def _settings(results: Results) -> list[tuple[str, str]]:
             shown = ", ".join(word(value) for value in values[:12])
             described.append((name, shown + (f", … ({len(values)} values)" if len(values) > 12 else "")))
     return described
+
+
+def _stacks(results: Results) -> list[dict[str, str]]:
+    """How many trials of each shape were trained side by side, and why; none in results that do not say."""
+    return [
+        {
+            "shape": each["shape"],
+            "slots": str(each["slots"]),
+            "step": f"{1e6 * each['seconds_per_step']:.3g} µs",
+            "alone": f"{1e6 * each['alone']:.3g} µs" if each["alone"] else "",
+            "why": each["why"],
+        }
+        for each in results.experiment.get("slots", [])
+    ]
 
 
 def _machine(trials: pd.DataFrame) -> list[tuple[str, str]]:

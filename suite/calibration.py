@@ -1,4 +1,4 @@
-"""How many slots to stack for a shape of trial, and what a step then costs: measured, because it depends on caches."""
+"""What a step of a trial costs by how many are stacked: measured, because it depends on caches."""
 
 from __future__ import annotations
 
@@ -8,67 +8,74 @@ import time
 import torch
 
 from suite.experiment import Budget, TrialSettings
-from suite.lanes import CANDIDATE_SLOTS, Cost
+from suite.lanes import WORTHWHILE, Limit, Timings
 from suite.training.arithmetic import slot_bytes
 from suite.training.lane import Lane
 
-MEASURE_SECONDS = 0.15
-"""Time given to each candidate number of slots."""
-WORTHWHILE = 0.93
-"""A larger stack must bring the time per trial-step below this share of the best so far."""
+MEASURE_SECONDS, FEWEST_STRETCHES = 0.02, 3
+"""Time given to each number of slots, and into how many stretches it is cut at least: the fastest one counts."""
+LONG_STEP = 0.01
+"""Seconds: a stack whose step takes so long gains nothing from company."""
 MEMORY_SHARE = 0.5
-"""Share of memory a lane may plan with."""
+"""Of what a lane has, that it may plan with."""
+MOST_SLOTS = 1024
 
 
-def measure(settings: TrialSettings, *, num_trials: int, threads: int, device: str, slots: int | None = None) -> Cost:
-    """The cheapest number of slots for trials of this shape, at most `num_trials`; stops at the first that is worse.
+def measure(
+    settings: TrialSettings, *, num_trials: int, threads: int, gpus: float, slots: int | None = None
+) -> Timings:
+    """Time one trial of this shape, then two, four and so on, until two in a row gain nothing or there is no room.
 
     A number of `slots` given is taken as it is, and only its cost is measured.
     """
     torch.set_num_threads(threads)
+    device = torch.device("cuda" if gpus else "cpu")
     if slots is not None:
-        return Cost(slots, _seconds_per_step(settings, slots=slots, device=device))
-    limit = _memory_bytes(device) * MEMORY_SHARE
-    each = slot_bytes(settings, itemsize=8)
-    best: Cost | None = None
-    for number in CANDIDATE_SLOTS:
-        if best is not None and (number > num_trials or number * each > limit):
+        return Timings({slots: _seconds_per_step(settings, slots, device)}, "prescribed")
+    room = _memory_bytes(threads, gpus) // slot_bytes(settings, itemsize=4 if settings.precision == "float32" else 8)
+    seconds = {1: _seconds_per_step(settings, 1, device)}
+    limit: Limit = "speed"
+    while not _is_enough(seconds):
+        number = 2 * max(seconds)
+        if number > min(num_trials, room):
+            limit = "trials" if num_trials < number else "memory"
             break
-        if best is not None and best.seconds_per_step > MEASURE_SECONDS:
-            break  # so long a step gains nothing from company
-        seconds = _seconds_per_step(settings, slots=number, device=device)
-        if best is not None and seconds > WORTHWHILE * best.seconds_per_step:
-            break
-        best = Cost(number, seconds)
-    assert best is not None
-    return best
+        seconds[number] = _seconds_per_step(settings, number, device)
+    return Timings(seconds, limit)
 
 
-def _seconds_per_step(settings: TrialSettings, *, slots: int, device: str) -> float:
+def _is_enough(seconds: dict[int, float]) -> bool:
+    """Whether more slots can gain nothing: a step is long, or of the last two stacks neither was worth its size."""
+    most, (*smaller, last_but_one, last) = max(seconds), (float("inf"), *seconds.values())
+    vain = len(seconds) > 2 and min(last_but_one, last) > WORTHWHILE * min(smaller)
+    return vain or most * last > LONG_STEP or most >= MOST_SLOTS
+
+
+def _seconds_per_step(settings: TrialSettings, slots: int, device: torch.device) -> float:
     """Wall seconds of one step of one trial when `slots` are stacked: the best of a few short stretches."""
-    budget = Budget(steps=10**9)
-    lane = Lane(settings, slots=slots, budget=budget, stop_below=0, device=torch.device(device))
-    for slot in range(slots):
-        lane.fill(slot, settings)
+    lane = Lane(settings, slots=slots, budget=Budget(steps=10**9), stop_below=0, device=device)
+    lane.fill(0, settings)
+    lane.repeat(0)
+    _stretch(lane, 1)
+    once = min(_stretch(lane, 1) for _ in range(2))
+    if once > LONG_STEP:
+        return once / slots
+    length = min(64, max(1, round(MEASURE_SECONDS / FEWEST_STRETCHES / once)))
+    stretches = max(FEWEST_STRETCHES, round(MEASURE_SECONDS / (length * once)))
+    return min(_stretch(lane, length) for _ in range(stretches)) / (length * slots)
+
+
+def _stretch(lane: Lane, length: int) -> float:
+    """Wall seconds of so many steps of a lane."""
     began = time.perf_counter()
-    lane.advance(2)
+    lane.advance(length)
     lane.active.tolist()  # waits for a device that works ahead
-    warming = (time.perf_counter() - began) / (2 * slots)
-    if warming > MEASURE_SECONDS:
-        return warming
-    length, best, until = 2, float("inf"), time.perf_counter() + MEASURE_SECONDS
-    while True:
-        began = time.perf_counter()
-        lane.advance(length)
-        lane.active.tolist()
-        took = time.perf_counter() - began
-        best = min(best, took / (length * slots))
-        if time.perf_counter() > until:
-            return best
-        length = min(32, 2 * length)
+    return time.perf_counter() - began
 
 
-def _memory_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info()[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _memory_bytes(threads: int, gpus: float) -> int:
+    """What one lane may use: its part of the GPU, or of main memory by cores."""
+    if gpus:
+        return int(MEMORY_SHARE * min(1.0, gpus) * torch.cuda.mem_get_info()[1])
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(MEMORY_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * memory)

@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from suite.experiment import Experiment, TrialSettings
 from suite.trials import Task
 
-LANES_PER_WORKER = 4
+LANES_PER_WORKER = 8
 """Enough lanes that the last ones to end leave few cores idle."""
-SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, 900.0
+SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 900.0
 """A lane is planned to take at least the first, so that starting it is cheap, and at most the second."""
-CANDIDATE_SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+TRIED_CAPS = 12
+"""How many bounds on the time of a stack are tried against each other."""
+
+WORTHWHILE = 0.93
+"""A larger stack must bring the time of a step of one trial below this share of a smaller one's."""
+
+Limit = Literal["speed", "memory", "trials", "workers", "prescribed"]
+"""What kept a stack from being larger; `LIMITS` has it in words."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What calibration measured for one shape of trial."""
+
+    seconds: Mapping[int, float]
+    """Of one step of one trial, by how many trials are stacked."""
+    limit: Limit
+    """Why no larger stack was tried."""
+
+    def serve(self, num_trials: int) -> bool:
+        """Whether all was tried that so many trials allow."""
+        return self.limit != "trials" or 2 * max(self.seconds) > num_trials
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What calibration measured for one shape of trial: how many slots to stack, and seconds per trial-step."""
+    """How many slots a shape of trial gets, and why, and what a step of one trial then takes."""
 
     slots: int
     seconds_per_step: float
+    alone: float | None = None
+    """Seconds per step of a trial by itself, if that was measured."""
+    limit: Limit = "speed"
+    """Why there are no more."""
+
+
+LIMITS: Mapping[str, str] = {
+    "speed": "more gain nothing",
+    "memory": "no memory for more",
+    "trials": "no more trials",
+    "workers": "more would leave workers idle",
+    "prescribed": "resources.slots",
+}
+"""Why there are no more slots, as `plan` and the report say it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +97,15 @@ def shape_key(settings: TrialSettings) -> str:
     return json.dumps(parts, default=str, separators=(",", ":"))
 
 
+def shape_title(settings: TrialSettings) -> str:
+    """A shape in a few words."""
+    towers = settings.encoder.towers()
+    words = {name: f"width {tower.width}, depth {tower.depth}" for name, tower in towers.items()}
+    same = words["query"] == words["key"]
+    towers_title = words["query"] if same else f"query {words['query']}; key {words['key']}"
+    return f"{towers_title}, {settings.data.samples} samples, {settings.loss.name}, {settings.coupling.name}"
+
+
 def groups(tasks: Iterable[Task], key: Callable[[TrialSettings], str] = shape_key) -> dict[str, list[Task]]:
     """Tasks by shape, in order."""
     known: dict[str, list[Task]] = {}
@@ -65,21 +114,76 @@ def groups(tasks: Iterable[Task], key: Callable[[TrialSettings], str] = shape_ke
     return known
 
 
+def choose_slots(
+    timings: Mapping[str, Timings], num_trials: Mapping[str, int], *, steps: int, workers: int
+) -> dict[str, Cost]:
+    """The best number of slots of each shape: the fastest per trial, unless so few large stacks would end later than
+    more and smaller ones, because some workers have none."""
+    if not timings:
+        return {}
+    times = [n * each for timing in timings.values() for n, each in timing.seconds.items()]
+    caps = np.geomspace(min(times), max(times), TRIED_CAPS).tolist() if workers > 1 else []
+    choices = [
+        {key: _choice(timing, num_trials[key], cap) for key, timing in timings.items()} for cap in [math.inf, *caps]
+    ]
+    ends = [_end(choice, num_trials, steps=steps, workers=workers) for choice in choices]
+    return choices[ends.index(min(ends))]
+
+
+def _end(costs: Mapping[str, Cost], num_trials: Mapping[str, int], *, steps: int, workers: int) -> float:
+    """Seconds until all is done, every stack being a lane of its own, rounded to what matters."""
+    stacks = {key: -(-num_trials[key] // cost.slots) for key, cost in costs.items()}
+    each = {key: steps * cost.slots * cost.seconds_per_step for key, cost in costs.items()}
+    end = makespan(sorted((each[key] for key in costs for _ in range(stacks[key])), reverse=True), workers)
+    return round(end / SHORTEST_SECONDS, 1) if end < 5 * SHORTEST_SECONDS else end
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+    """When the last worker is done if each takes the next lane as it becomes free."""
+    busy = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(busy, busy[0] + each)
+    return max(busy)
+
+
+def _choice(timing: Timings, num_trials: int, cap: float) -> Cost:
+    """The best stack of at most `num_trials` that makes a step within `cap` seconds, or the smallest there is."""
+    seconds = timing.seconds
+    fits = [number for number in sorted(seconds) if number <= num_trials] or [min(seconds)]
+    short = [number for number in fits if number * seconds[number] <= cap] or fits[:1]
+    best, limit = _best(short, seconds), timing.limit
+    if best < _best(fits, seconds):
+        limit = "workers"
+    elif best < max(fits):
+        limit = "speed"
+    elif best < max(seconds):
+        limit = "trials"
+    return Cost(best, seconds[best], seconds.get(1), limit)
+
+
+def _best(numbers: list[int], seconds: Mapping[int, float]) -> int:
+    """The largest stack that is faster than all smaller ones by enough to pay for its memory; `numbers` ascend."""
+    best = numbers[0]
+    for number in numbers:
+        if seconds[number] <= WORTHWHILE * seconds[best]:
+            best = number
+    return best
+
+
 def plan_lanes(tasks: list[Task], costs: Mapping[str, Cost], *, experiment: Experiment, num_workers: int) -> list[Lane]:
-    """Cut every shape's tasks into lanes of about equal time, longest first."""
+    """Cut every shape's tasks into lanes of whole stacks and about equal time, longest first."""
     shapes = groups(tasks)
     steps = experiment.budget.steps
-    seconds = {key: len(members) * steps * costs[key].seconds_per_step for key, members in shapes.items()}
-    target = sum(seconds.values()) / (num_workers * LANES_PER_WORKER)
+    each = {key: steps * costs[key].seconds_per_step for key in shapes}
+    target = sum(each[key] * len(members) for key, members in shapes.items()) / (num_workers * LANES_PER_WORKER)
     target = min(max(target, SHORTEST_SECONDS), LONGEST_SECONDS)
     cuts: list[tuple[float, str, list[Task]]] = []
     for key, members in shapes.items():
-        each = seconds[key] / len(members)
-        size = max(costs[key].slots, min(len(members), round(target / each) if each else len(members)))
-        number = -(-len(members) // size)
-        bounds = [len(members) * k // number for k in range(number + 1)]
-        parts = [members[a:b] for a, b in itertools.pairwise(bounds)]
-        cuts += [(each * len(part), key, part) for part in parts]
+        slots = costs[key].slots
+        stacks = -(-len(members) // slots)
+        number = min(stacks, max(1, round(len(members) * each[key] / target)))
+        bounds = [min(len(members), slots * (stacks * k // number)) for k in range(number + 1)]
+        cuts += [(each[key] * (b - a), key, members[a:b]) for a, b in itertools.pairwise(bounds)]
     cuts.sort(key=lambda cut: -cut[0])
     return [
         Lane(name=f"{index:05d}", shape=key, tasks=part, slots=costs[key].slots, seconds=cost)

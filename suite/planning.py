@@ -10,14 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from suite.costs import CostCache
 from suite.experiment import Experiment
-from suite.lanes import Cost, groups, plan_lanes
+from suite.lanes import LIMITS, Cost, Timings, groups, makespan, plan_lanes, shape_title
 from suite.measurement.catalog import CHOSEN, moments
 from suite.measurement.registry import MEASUREMENTS
 from suite.progress import duration
 from suite.results import Results
-from suite.run import check_data
+from suite.run import check_data, saved_slots, shape_costs
 from suite.storage import Folder
 from suite.trials import Task, expand, missing
 
@@ -30,6 +29,13 @@ class ShapePlan:
     trials: int
     parameters: int
     slots: int
+    """Trials trained side by side."""
+    limit: str
+    """Why not more."""
+    seconds_per_step: float
+    """Of one trial, so stacked."""
+    seconds_per_step_alone: float | None
+    """Of a trial by itself; null if that was not measured."""
     lanes: int
     flops: float
     memory_bytes: int
@@ -91,10 +97,12 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     saved = Results.open(folder)
     saved.drop_incomplete(expansion.trials)
     tasks = missing(expansion.trials, saved.outcomes, experiment)
-    needed = experiment.resources
-    cache = CostCache(device="cuda" if needed.gpus else "cpu", threads=needed.cpus)
-    costs = _costs(tasks, experiment, cache, measure)
-    workers = max(1, (os.cpu_count() or 1) // needed.cpus)
+    workers = max(1, (os.cpu_count() or 1) // experiment.resources.cpus)
+
+    def here(requests: dict[str, dict[str, Any]]) -> dict[str, Timings]:
+        return {key: measure(**request) for key, request in requests.items()}
+
+    costs = shape_costs(tasks, experiment, earlier=saved_slots(folder), calibrate=here, workers=workers)
     lanes = plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
     shapes = []
     for key, members in groups(tasks).items():
@@ -103,10 +111,13 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         item = 4 if settings.precision == "float32" else 8
         shapes.append(
             ShapePlan(
-                title=_title(settings),
+                title=shape_title(settings),
                 trials=len(members),
                 parameters=num_parameters(settings),
                 slots=cost.slots,
+                limit=cost.limit,
+                seconds_per_step=cost.seconds_per_step,
+                seconds_per_step_alone=cost.alone,
                 lanes=sum(lane.shape == key for lane in lanes),
                 flops=float(steps * flops_per_step(settings)),
                 memory_bytes=cost.slots * slot_bytes(settings, itemsize=item),
@@ -125,7 +136,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         flops=sum(s.flops for s in shapes),
         memory_bytes=min(workers, max(1, len(lanes))) * max((s.memory_bytes for s in shapes), default=0),
         checkpoint_bytes=kept if experiment.checkpoints == "final" else 0,
-        seconds=_makespan([lane.seconds for lane in lanes], workers) * (1 + sum(m.share for m in measured if m.times)),
+        seconds=makespan([lane.seconds for lane in lanes], workers) * (1 + sum(m.share for m in measured if m.times)),
         shapes=shapes,
         measurements=measured,
     )
@@ -152,30 +163,6 @@ def _measurements(tasks: list[Task], costs: dict[str, Cost], experiment: Experim
     return plans
 
 
-def _costs(tasks: list[Task], experiment: Experiment, cache: CostCache, measure: Any) -> dict[str, Cost]:
-    from suite.run import shape_costs
-
-    def here(requests: dict[str, dict[str, Any]]) -> dict[str, Cost]:
-        return {key: measure(**request) for key, request in requests.items()}
-
-    return shape_costs(tasks, experiment, earlier={}, calibrate=here)
-
-
-def _makespan(seconds: list[float], workers: int) -> float:
-    """When the last worker is done if each takes the next lane as it becomes free."""
-    busy = [0.0] * workers
-    for each in seconds:
-        busy[busy.index(min(busy))] += each
-    return max(busy)
-
-
-def _title(settings: Any) -> str:
-    towers = settings.encoder.towers()
-    words = {name: f"width {tower.width}, depth {tower.depth}" for name, tower in towers.items()}
-    same = words["query"] == words["key"]
-    return words["query"] if same else f"query {words['query']}; key {words['key']}"
-
-
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan as a table."""
     repeated = f" ({plan.duplicates} repeated cells left out)" if plan.duplicates else ""
@@ -183,25 +170,44 @@ def show_plan(plan: Plan, console: Console) -> None:
     if not plan.shapes:
         console.print("Nothing is left to train.")
         return
-    table = Table("shape", "trials", "lanes", "slots", "parameters", "FLOPs", "memory", "core time")
+    table = Table("shape", "trials", "lanes", "slots", "step", "parameters", "FLOPs", "memory", "core time")
     for shape in plan.shapes:
         table.add_row(
             shape.title,
             str(shape.trials),
             str(shape.lanes),
             str(shape.slots),
+            _microseconds(shape.seconds_per_step),
             _short(shape.parameters),
             _short(shape.flops),
             _bytes(shape.memory_bytes),
             duration(shape.seconds),
         )
     console.print(table)
+    _show_slots(plan, console)
     _show_measurements(plan, console)
     console.print(
         f"{plan.lanes} lanes on {plan.workers} workers: about {duration(plan.seconds)} of training at most, "
         f"{_short(plan.flops)} FLOPs, {_bytes(plan.memory_bytes)} memory, {_bytes(plan.checkpoint_bytes)} kept.",
         highlight=False,
     )
+
+
+def _show_slots(plan: Plan, console: Console) -> None:
+    """Why lanes have as many slots as they have: one line for all shapes of one reason."""
+    by_limit: dict[str, list[ShapePlan]] = {}
+    for shape in plan.shapes:
+        by_limit.setdefault(shape.limit, []).append(shape)
+    console.print("slots are trials of a lane trained side by side; a step is of one trial, as measured here.")
+    for limit, shapes in by_limit.items():
+        numbers = ", ".join(str(n) for n in sorted({shape.slots for shape in shapes}))
+        gains = [s.seconds_per_step_alone / s.seconds_per_step for s in shapes if s.seconds_per_step_alone]
+        gain = f", {min(gains):.1f} to {max(gains):.1f} times as fast as one at a time" if gains else ""
+        console.print(f"  {numbers} slots ({LIMITS[limit]}){gain}", highlight=False, markup=False)
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{_short(1e6 * seconds)} µs" if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms"
 
 
 def _show_measurements(plan: Plan, console: Console) -> None:

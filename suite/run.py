@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from suite.columns import axis_column
-from suite.costs import CostCache
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment
-from suite.lanes import Cost, Lane, groups, plan_lanes
+from suite.lanes import LIMITS, Cost, Lane, Timings, choose_slots, groups, plan_lanes, shape_title
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import DamagedError, Folder, locked
+from suite.timings import TimingCache
 from suite.trials import ENDED, Expansion, Task, Trial, expand, is_trained, lacks_measurement, missing
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from suite.delivery import Delivery
     from suite.orders import Order, Progress
     from suite.results import Results
+
+Calibrate = Callable[[dict[str, dict[str, Any]]], dict[str, Timings]]
+"""Measures shapes, by their keys; each with the arguments of `suite.calibration.measure`."""
 
 MERGE_SECONDS = 600.0
 """Least time between two merges of commits into tables while training goes on."""
@@ -268,6 +271,7 @@ class _Run:
                 "stationary_below_relative": self.experiment.stationary_below_relative,
                 "budget": self.experiment.budget.model_dump(),
                 "laws": [law.model_dump() for law in self.experiment.laws],
+                "slots": self._slots(),
             },
         }
         self.saved.merge(self.trials, metadata=metadata, closing_epoch=self.epoch if closing else None)
@@ -281,9 +285,10 @@ class _Run:
             num_workers = connection.__enter__()
         try:
             with self.observer.stage("measuring how many trials to stack"):
-                costs = self.costs(partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus))
+                calibrate = partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus)
+                costs = self.costs(calibrate, workers=num_workers)
             lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
-            self._write_sweep(costs)
+            self._keep_slots(costs)
             watch = _Watch(self, lanes, costs, delivery)
             scheduler = scheduling.Scheduler(
                 self.folder,
@@ -321,13 +326,22 @@ class _Run:
             versions=versions | {"code_version": version("stillpoint")},
         )
 
-    def costs(self, calibrate: Callable[[dict[str, dict[str, Any]]], dict[str, Cost]]) -> dict[str, Cost]:
-        """Cost by shape: as earlier in this folder, as earlier on this machine, or measured now."""
-        return shape_costs(self.tasks, self.experiment, earlier=self.sweep["slots"], calibrate=calibrate)
+    def costs(self, calibrate: Calibrate, *, workers: int) -> dict[str, Cost]:
+        """Cost by shape: as chosen earlier in this folder, or chosen now."""
+        earlier = self.sweep["slots"]
+        return shape_costs(self.tasks, self.experiment, earlier=earlier, calibrate=calibrate, workers=workers)
 
-    def _write_sweep(self, costs: dict[str, Cost]) -> None:
+    def _keep_slots(self, costs: dict[str, Cost]) -> None:
+        titles = {key: shape_title(members[0].settings) for key, members in groups(self.tasks).items()}
         self.sweep["slots"] |= {key: asdict(cost) for key, cost in costs.items()}
+        self.sweep["shapes"] = self.sweep.get("shapes", {}) | titles
         self.write_sweep()
+
+    def _slots(self) -> list[dict[str, Any]]:
+        """How many trials of each shape were stacked, and why, for the report."""
+        shapes = self.sweep.get("shapes", {})
+        known = {key: Cost(**cost) for key, cost in self.sweep["slots"].items() if key in shapes}
+        return [{"shape": shapes[key], **asdict(cost), "why": LIMITS[cost.limit]} for key, cost in known.items()]
 
     def write_sweep(self) -> None:
         """Keep what the folder must remember beside its tables."""
@@ -427,16 +441,28 @@ def shape_costs(
     experiment: Experiment,
     *,
     earlier: dict[str, dict[str, Any]],
-    calibrate: Callable[[dict[str, dict[str, Any]]], dict[str, Cost]],
+    calibrate: Calibrate,
+    workers: int,
 ) -> dict[str, Cost]:
     """Cost by shape. Slots chosen once stay chosen, because bits depend on them, unless the experiment says another."""
+    prescribed = experiment.resources.slots
+    shapes = groups(tasks)
+    known = {key: Cost(**cost) for key, cost in earlier.items() if key in shapes}
+    known = {key: cost for key, cost in known.items() if prescribed in (None, cost.slots)}
+    new = {key: members for key, members in shapes.items() if key not in known}
+    timings = _timings(new, experiment, calibrate)
+    numbers = {key: len(members) for key, members in new.items()}
+    return known | choose_slots(timings, numbers, steps=experiment.budget.steps, workers=workers)
+
+
+def _timings(shapes: dict[str, list[Task]], experiment: Experiment, calibrate: Calibrate) -> dict[str, Timings]:
+    """As measured earlier on this machine, if enough was tried for so many trials, or measured now."""
     needed = experiment.resources
     device = "cuda" if needed.gpus else "cpu"
-    shapes = groups(tasks)
-    cache = CostCache(device=device, threads=needed.cpus, slots=needed.slots)
-    known = cache.read() | {key: Cost(**cost) for key, cost in earlier.items()}
-    known = {key: cost for key, cost in known.items() if needed.slots in (None, cost.slots)}
-    fixed = {"threads": needed.cpus, "device": device, "slots": needed.slots}
+    cache = TimingCache(device=device, threads=needed.cpus, slots=needed.slots)
+    kept = cache.read() if shapes else {}
+    known = {key: kept[key] for key, members in shapes.items() if key in kept and kept[key].serve(len(members))}
+    fixed = {"threads": needed.cpus, "gpus": needed.gpus, "slots": needed.slots}
     unknown = {
         key: {"settings": members[0].settings, "num_trials": len(members), **fixed}
         for key, members in shapes.items()
@@ -446,7 +472,12 @@ def shape_costs(
         measured = calibrate(unknown)
         cache.add(measured)
         known |= measured
-    return {key: known[key] for key in shapes}
+    return known
+
+
+def saved_slots(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Slots chosen earlier in this folder, by shape; none if there is no such folder."""
+    return dict(json.loads(folder.read("sweep.json"))["slots"]) if folder.exists("sweep.json") else {}
 
 
 def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:

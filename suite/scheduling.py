@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-from suite.lanes import Cost
+from suite.lanes import Timings
 from suite.orders import Order, Progress
 from suite.storage import Folder
 from suite.trials import Task
@@ -173,15 +173,15 @@ def _train(order: Order, board: Any) -> list[str]:
 
 
 @ray.remote(max_calls=0, max_retries=0)
-def _measure(arguments: dict[str, Any]) -> Cost:
+def _measure(arguments: dict[str, Any]) -> Timings:
     from suite.calibration import measure
 
     settings = arguments.pop("settings")
     return measure(settings, **arguments)
 
 
-def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) -> dict[str, Cost]:
-    """Cost by shape key, each measured in a task with the resources that its lanes will have.
+def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) -> dict[str, Timings]:
+    """Timings by shape key, each measured in a task with the resources that its lanes will have.
 
     Raises:
         ValueError: a trial cannot be made from its settings.

@@ -96,6 +96,13 @@ class Lane:
         self.active[slot], self._moving[slot], self._counted[slot] = True, False, state is None
         return eta, step, last_step
 
+    @torch.no_grad()
+    def repeat(self, slot: int) -> None:
+        """Copy the trial of this slot, at its start, into all others: a full lane at the price of one draw."""
+        for stack in [*self.pair.tensors(), self.eta, self._last_step, self.active, self._counted]:
+            stack.copy_(stack[slot].clone().expand_as(stack))
+        self.settings = [self.settings[slot]] * self.num_slots
+
     def _all_buffers(self) -> list[Tensor]:
         return [buffer for buffers in self._buffers for buffer in buffers]
 

@@ -6,7 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suite.experiment import Budget, Encoder, Experiment, TrialSettings
-from suite.lanes import LONGEST_SECONDS, Cost, groups, plan_lanes, shape_key
+from suite.lanes import (
+    LIMITS,
+    LONGEST_SECONDS,
+    SHORTEST_SECONDS,
+    Cost,
+    Timings,
+    choose_slots,
+    groups,
+    makespan,
+    plan_lanes,
+    shape_key,
+)
 from suite.trials import Task, expand, missing
 
 
@@ -33,8 +44,91 @@ def test_each_task_is_in_one_lane_of_its_shape(widths, seeds, slots, seconds, wo
         assert {shape_key(task.settings) for task in lane.tasks} == {lane.shape}
         assert lane.slots == slots
         if len(lane.tasks) > slots:  # a lane that could be cut
-            assert lane.seconds <= 1.5 * LONGEST_SECONDS + 1000 * seconds
+            assert lane.seconds <= 1.5 * LONGEST_SECONDS + 1000 * seconds * slots
     assert [lane.seconds for lane in lanes] == sorted((lane.seconds for lane in lanes), reverse=True)
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    slots=st.integers(1, 20),
+    seconds=st.floats(1e-6, 1e-2),
+    workers=st.integers(1, 16),
+)
+def test_lanes_are_whole_stacks_but_for_the_last_of_a_shape(sizes, slots, seconds, workers):
+    experiment, tasks = tasks_of({"encoder.width": [8 + i for i in range(len(sizes))], "seed": list(range(70))})
+    few = [task for task in tasks if task.settings.seed < sizes[task.settings.encoder.width - 8]]
+    costs = {key: Cost(slots, seconds) for key in groups(few)}
+    lanes = plan_lanes(few, costs, experiment=experiment, num_workers=workers)
+    for key, members in groups(few).items():
+        counts = [len(lane.tasks) for lane in lanes if lane.shape == key]
+        assert sum(count % slots != 0 for count in counts) == (len(members) % slots != 0)
+        assert sum(-(-count // slots) for count in counts) == -(-len(members) // slots)  # no step more than needed
+
+
+timings = st.builds(
+    lambda seconds, limit: Timings({2**i: each for i, each in enumerate(seconds)}, limit),
+    st.lists(st.floats(1e-6, 1e-1), min_size=1, max_size=8),
+    st.sampled_from(["speed", "memory", "trials"]),
+)
+
+
+@given(timing=timings, trials=st.integers(1, 300), steps=st.integers(1, 10_000), workers=st.integers(1, 64))
+def test_slots_are_never_slower_than_one_trial_after_another(timing, trials, steps, workers):
+    cost = choose_slots({"a": timing}, {"a": trials}, steps=steps, workers=workers)["a"]
+    assert cost.slots in timing.seconds
+    assert cost.seconds_per_step == timing.seconds[cost.slots] <= timing.seconds[1] == cost.alone
+    assert cost.slots <= max(1, trials)
+    assert cost.limit in LIMITS
+
+
+@given(
+    measured=st.lists(timings, min_size=1, max_size=4),
+    trials=st.lists(st.integers(1, 60), min_size=4, max_size=4),
+    workers=st.integers(1, 16),
+)
+def test_sweeps_do_not_end_later_than_with_any_one_bound_on_stacks(measured, trials, workers):
+    tables = {str(i): timing for i, timing in enumerate(measured)}
+    numbers = {str(i): trials[i] for i in range(len(measured))}
+    steps = 10_000
+
+    def end(slots: dict[str, int]) -> float:
+        lanes = [
+            tables[key].seconds[slots[key]] * slots[key] * steps
+            for key in tables
+            for _ in range(-(-numbers[key] // slots[key]))
+        ]
+        return makespan(sorted(lanes, reverse=True), workers)
+
+    chosen = choose_slots(tables, numbers, steps=steps, workers=workers)
+    mine = end({key: cost.slots for key, cost in chosen.items()})
+    assert mine <= end(dict.fromkeys(tables, 1)) + 0.1 * SHORTEST_SECONDS
+    free = choose_slots(tables, numbers, steps=steps, workers=1)
+    assert mine <= end({key: cost.slots for key, cost in free.items()}) + 0.1 * SHORTEST_SECONDS
+
+
+def test_why_a_stack_is_as_large_as_it_is():
+    seconds = {1: 1e-4, 2: 6e-5, 4: 4e-5, 8: 3e-5}
+
+    def limit(measured: dict[int, float], why: str, *, trials: int = 1000, steps: int = 100_000, workers: int = 1):
+        cost = choose_slots({"a": Timings(measured, why)}, {"a": trials}, steps=steps, workers=workers)["a"]
+        return cost.slots, cost.limit
+
+    assert limit(seconds, "memory") == (8, "memory")
+    assert limit(seconds, "trials", trials=8) == (8, "trials")
+    assert limit(seconds, "trials", trials=8, workers=2) == (4, "workers")  # 16 s instead of 24 s
+    assert limit(seconds, "trials", trials=8, workers=8) == (1, "workers")
+    assert limit({**seconds, 16: 3e-5, 32: 3.1e-5}, "speed") == (8, "speed")
+    assert limit(seconds, "memory", trials=5) == (4, "trials")
+    assert limit({3: 1e-4}, "prescribed") == (3, "prescribed")
+
+
+def test_more_trials_than_calibration_had_ask_for_another():
+    tried = {1: 3e-4, 2: 2e-4, 4: 1e-4}
+    assert Timings(tried, "trials").serve(7)
+    assert not Timings(tried, "trials").serve(8)
+    assert Timings(tried, "speed").serve(10**6)
+    assert Timings(tried, "memory").serve(10**6)
 
 
 def test_only_what_shapes_the_tensors_or_the_loss_parts_lanes():
