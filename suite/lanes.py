@@ -97,13 +97,28 @@ def shape_key(settings: TrialSettings) -> str:
     return json.dumps(parts, default=str, separators=(",", ":"))
 
 
-def shape_title(settings: TrialSettings) -> str:
-    """A shape in a few words."""
-    towers = settings.encoder.towers()
-    words = {name: f"width {tower.width}, depth {tower.depth}" for name, tower in towers.items()}
+def shape_titles(shapes: Mapping[str, TrialSettings]) -> dict[str, str]:
+    """Each shape in a few words: its towers, and of the rest what tells it from the others."""
+    parts = {key: _parts_of_title(settings) for key, settings in shapes.items()}
+    differing = [i for i, values in enumerate(zip(*parts.values(), strict=True)) if i == 0 or len(set(values)) > 1]
+    return {key: ", ".join(part[i] for i in differing) for key, part in parts.items()}
+
+
+def _parts_of_title(settings: TrialSettings) -> list[str]:
+    encoder = settings.encoder
+    words = {name: f"width {tower.width}, depth {tower.depth}" for name, tower in encoder.towers().items()}
     same = words["query"] == words["key"]
-    towers_title = words["query"] if same else f"query {words['query']}; key {words['key']}"
-    return f"{towers_title}, {settings.data.samples} samples, {settings.loss.name}, {settings.coupling.name}"
+    return [
+        words["query"] if same else f"query {words['query']}; key {words['key']}",
+        f"{settings.data.samples} samples",
+        f"d {encoder.embedding_dim}",
+        encoder.activation,
+        encoder.parametrization,
+        f"{settings.loss.name} {settings.loss.similarity}",
+        settings.coupling.name,
+        settings.optimizer.name,
+        settings.precision,
+    ]
 
 
 def groups(tasks: Iterable[Task], key: Callable[[TrialSettings], str] = shape_key) -> dict[str, list[Task]]:

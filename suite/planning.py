@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from suite.experiment import Experiment
-from suite.lanes import LIMITS, Cost, Timings, groups, makespan, plan_lanes, shape_title
+from suite.lanes import LIMITS, Cost, Timings, groups, makespan, plan_lanes, shape_titles
 from suite.measurement.catalog import CHOSEN, moments
 from suite.measurement.registry import MEASUREMENTS
 from suite.progress import duration
@@ -104,6 +104,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
 
     costs = shape_costs(tasks, experiment, earlier=saved_slots(folder), calibrate=here, workers=workers)
     lanes = plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
+    titles = shape_titles({key: members[0].settings for key, members in groups(tasks).items()})
     shapes = []
     for key, members in groups(tasks).items():
         settings, cost = members[0].settings, costs[key]
@@ -111,7 +112,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         item = 4 if settings.precision == "float32" else 8
         shapes.append(
             ShapePlan(
-                title=shape_title(settings),
+                title=titles[key],
                 trials=len(members),
                 parameters=num_parameters(settings),
                 slots=cost.slots,
@@ -170,7 +171,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     if not plan.shapes:
         console.print("Nothing is left to train.")
         return
-    table = Table("shape", "trials", "lanes", "slots", "step", "parameters", "FLOPs", "memory", "core time")
+    table = Table("shape", "trials", "lanes", "slots", "step", "params", "FLOPs", "memory", "time")
     for shape in plan.shapes:
         table.add_row(
             shape.title,
@@ -198,7 +199,7 @@ def _show_slots(plan: Plan, console: Console) -> None:
     by_limit: dict[str, list[ShapePlan]] = {}
     for shape in plan.shapes:
         by_limit.setdefault(shape.limit, []).append(shape)
-    console.print("slots are trials of a lane trained side by side; a step is of one trial, as measured here.")
+    console.print("slots: trials trained side by side; step and time: of one trial and of all, on one worker")
     for limit, shapes in by_limit.items():
         numbers = ", ".join(str(n) for n in sorted({shape.slots for shape in shapes}))
         gains = [s.seconds_per_step_alone / s.seconds_per_step for s in shapes if s.seconds_per_step_alone]

@@ -22,7 +22,7 @@ import yaml
 from suite.columns import axis_column
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment
-from suite.lanes import LIMITS, Cost, Lane, Timings, choose_slots, groups, plan_lanes, shape_title
+from suite.lanes import LIMITS, Cost, Lane, Timings, choose_slots, groups, plan_lanes, shape_titles
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import DamagedError, Folder, locked
@@ -332,7 +332,7 @@ class _Run:
         return shape_costs(self.tasks, self.experiment, earlier=earlier, calibrate=calibrate, workers=workers)
 
     def _keep_slots(self, costs: dict[str, Cost]) -> None:
-        titles = {key: shape_title(members[0].settings) for key, members in groups(self.tasks).items()}
+        titles = shape_titles({key: members[0].settings for key, members in groups(self.tasks).items()})
         self.sweep["slots"] |= {key: asdict(cost) for key, cost in costs.items()}
         self.sweep["shapes"] = self.sweep.get("shapes", {}) | titles
         self.write_sweep()
