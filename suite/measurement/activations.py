@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from suite.measurement.moments import Moments
 from suite.measurement.registry import MEASUREMENTS, MOST_SAMPLES, Column, Values
 
@@ -38,8 +40,8 @@ def flips(point: Point) -> Values:
     shares = []
     for tower, now, drawn in zip(point.pair.towers, point.passes, point.passes_at_start, strict=True):
         for after, before in zip(now[:-1], drawn[:-1], strict=True):
-            differs = (after.pre_activation > 0) != (before.pre_activation > 0)
-            shares.append(differs.double().mean((1, 2)) * (not tower.spec.linearized))
+            differs = (_is_on(after) - _is_on(before)).abs_().mean((1, 2), dtype=torch.float64)
+            shares.append(differs * (not tower.spec.linearized))
     by_layer = torch.stack(shares)
     return {"flipped_share": by_layer.mean(0), "flipped_share_by_layer": by_layer.mT}
 
@@ -69,6 +71,11 @@ def angles(point: Point) -> Values:
     return {"median_angle_by_layer": torch.cat(medians).mT}
 
 
+def _is_on(layer: Pass) -> Tensor:
+    """1 where a pre-activation is above 0, else 0; by its sign, because comparisons are several times slower."""
+    return layer.pre_activation.sign().clamp_min_(0)
+
+
 def _after_first(view: list[Pass]) -> list[Pass]:
     """The layers whose input is h_0, ..., h_L."""
     return view[1:] if view[0].layer.name == "first" else view
@@ -81,9 +88,21 @@ def median_angles(h: Tensor) -> Tensor:
     from suite.training.losses import unit_rows
 
     unit = unit_rows(h)
-    above = torch.triu_indices(h.shape[1], h.shape[1], offset=1, device=h.device)
-    cosines = (unit @ unit.mT)[:, above[0], above[1]]
-    return cosines.clamp(-1, 1).median(dim=1).values.acos()
+    n = h.shape[1]
+    row, column = torch.triu_indices(n, n, offset=1, device=h.device)
+    cosines = (unit @ unit.mT).flatten(1).index_select(1, row * n + column).clamp_(-1, 1)
+    middle = _lower_median(cosines).where(cosines.sum(1).isfinite(), torch.nan)
+    return middle.acos()
+
+
+def _lower_median(values: Tensor) -> Tensor:
+    """The lower of the two middle ones of each row: (N, k) -> (N,). NumPy selects ten times faster than torch."""
+    import torch
+
+    if values.device.type != "cpu":
+        return values.median(dim=1).values
+    middle = (values.shape[1] - 1) // 2
+    return torch.from_numpy(np.partition(values.numpy(), middle, axis=1)[:, middle])
 
 
 @MEASUREMENTS(

@@ -81,11 +81,8 @@ def output_gradient(point: Point) -> Values:
     """The gradient in output space: what the loss asks of the embeddings, whatever the towers make of it."""
     import torch
 
-    leaves = [z.detach().requires_grad_() for z in point.embeddings]
-    with torch.enable_grad():
-        loss = point.pair.loss_of(leaves)
-        gradients = torch.autograd.grad(loss.sum(), leaves)
-    squared = torch.stack([g.square().sum((1, 2)) for g in gradients]).sum(0)
+    _, (query, key, *_) = point.pair.loss_and_signals(point.embeddings)
+    squared = torch.stack([g.square().sum((1, 2)) for g in (query, key)]).sum(0)
     depth = sum(tower.spec.depth for tower in point.pair.towers) / len(point.pair.towers)
     return {"output_grad_norm_sq": squared, "grad_ratio": point.scaled / depth / squared}
 

@@ -27,7 +27,6 @@ from suite.training.pair import Pair
 from suite.training.records import is_record_step
 
 Row = dict[str, Any]
-Columns = dict[str, Tensor]
 ALWAYS_TOLD = frozenset({"loss", "grad_norm_sq", "scaled_grad_norm_sq"})
 """Columns that are NaN where a trial diverged; others are left out where they are not a number."""
 
@@ -67,9 +66,7 @@ class Recorder:
         point = self._lane.point(self._levels)
         columns = {name: self._timed(measurement, point) for name, measurement in wanted.items()}
         return {
-            slot: {
-                key: value for m in measurements if not m.waits for key, value in _row(columns[m.name], slot).items()
-            }
+            slot: {key: value for m in measurements if not m.waits for key, value in columns[m.name][slot].items()}
             for slot, measurements in due.items()
         }
 
@@ -104,7 +101,7 @@ class Recorder:
             columns = self._timed(measurement, point)
             for index, place in enumerate(places):
                 if measurement in place.due:
-                    self._fill(place, measurement, _row(columns, index), known)
+                    self._fill(place, measurement, columns[index], known)
         return places
 
     def _fill(self, place: Place, measurement: Measurement, values: Row, known: list[Row]) -> None:
@@ -155,13 +152,19 @@ class Recorder:
             levels=self._levels,
         )
 
-    def _timed(self, measurement: Measurement, point: Point) -> Columns:
+    def _timed(self, measurement: Measurement, point: Point) -> list[Row]:
+        """The measurement's part of every slot's row."""
         began = time.perf_counter()
-        columns = measured(point, measurement)
+        rows = _rows(measured(point, measurement))
         self.seconds[measurement.name] += time.perf_counter() - began
-        return columns
+        return rows
 
 
-def _row(columns: Columns, slot: int) -> Row:
-    values = {name: column[slot].tolist() for name, column in columns.items()}
-    return {name: value for name, value in values.items() if value == value or name in ALWAYS_TOLD}
+def _rows(columns: Mapping[str, Tensor]) -> list[Row]:
+    """By slot, what is a number."""
+    names = list(columns)
+    by_slot = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {name: value for name, value in zip(names, values, strict=True) if value == value or name in ALWAYS_TOLD}
+        for values in by_slot
+    ]
