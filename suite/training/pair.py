@@ -163,12 +163,10 @@ class Pair:
         embeddings = self.embeddings(weights, rows)
         return self._loss(*embeddings, **self._inputs_of_loss(weights, rows)), embeddings
 
-    def loss_of(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Loss of each slot (S,) at these embeddings of all samples, (S, n, d) each."""
-        return self._loss(*embeddings, **self._inputs_of_loss(self.weights, None))
-
     @torch.no_grad()
-    def loss_and_signals(self, embeddings: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+    def loss_and_signals(
+        self, embeddings: Sequence[Tensor], rows: Tensor | None = None
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """Loss of each slot (S,) at these embeddings of all samples, or of those that `rows` (S, b) picks, and its
         gradient in both views' embeddings and in each of the loss's own scalars (S, 1)."""
         by_hand = self._loss.with_gradient(*embeddings, **self._inputs_of_loss(self.weights, rows))
