@@ -23,6 +23,7 @@ from suite.training.backprop import Backprop, move
 from suite.training.batches import batch_rows
 from suite.training.couplings import TowerName
 from suite.training.pair import Pair
+from suite.training.repeated import Repeated
 
 LONGEST_CHUNK = 64
 """Steps between two looks of the host, at most: a trial that ends waits so long for its slot to be refilled."""
@@ -46,6 +47,7 @@ class Lane:
         self._factors_row = torch.tensor(self.pair.factors, dtype=self._dtype, device=device)
         self._backprop = Backprop(self.pair)
         self._evaluated = False
+        self._plain_step = Repeated(self._descend_and_evaluate, device=device)
         batch, further = self._optimizer.batch, self._coupling.evaluations > 1
         self._backprop_of_step = Backprop(self.pair, batch=batch) if batch or further else self._backprop
         self._allocate(slots, example.epsilons)
@@ -66,12 +68,9 @@ class Lane:
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
         self._update_norm_sq = zeros(self._dtype)
-        self._history = Chunk(
-            loss=zeros(self._dtype, LONGEST_CHUNK),
-            scaled_grad_norm_sq=zeros(self._dtype, LONGEST_CHUNK),
-            promised=zeros(self._dtype, LONGEST_CHUNK),
-            valid=zeros(torch.bool, LONGEST_CHUNK),
-        )
+        kinds = {"loss": self._dtype, "scaled_grad_norm_sq": self._dtype, "promised": self._dtype, "valid": torch.bool}
+        self._now = {name: zeros(kind) for name, kind in kinds.items()}  # of the last evaluation
+        self._history = {name: zeros(kind, LONGEST_CHUNK) for name, kind in kinds.items()}
 
     def fill(self, slot: int, settings: TrialSettings, state: State | None = None) -> tuple[float, int, int]:
         """Put a trial into a slot, at its start or at `state`; returns its eta, its step and its last step.
@@ -145,10 +144,13 @@ class Lane:
         start = self.step + self._moving
         self._draw_batches(length)
         for k in range(length):
-            self._evaluate(k, self._update(k) if self._evaluated else None)
-        names = ("loss", "scaled_grad_norm_sq", "promised", "valid")
-        rows = Chunk(**{name: getattr(self._history, name)[:length] for name in names})
-        self.stationarity.fold(rows, start=start)
+            if self._follows_gradient:
+                self._plain_step()
+            else:
+                self._move_and_evaluate()
+            for name, rows in self._history.items():
+                rows[k] = self._now[name]
+        self.stationarity.fold(Chunk(**{name: rows[:length] for name, rows in self._history.items()}), start=start)
 
     def _draw_batches(self, length: int) -> None:
         """Batches of all the steps that any slot can take in this chunk: (S, steps, b)."""
@@ -170,40 +172,40 @@ class Lane:
         return self._batches.gather(1, index.expand(-1, -1, self._batches.shape[-1]))[:, 0]
 
     @torch.no_grad()
-    def _evaluate(self, k: int, rates: Tensor | None) -> None:
-        """Loss, gradient and G of every slot at its point, into row k of the history; ends trials that are done.
+    def _descend_and_evaluate(self) -> None:
+        """A step along the gradient at hand of every slot that has not ended, and what is there. Before a lane's first
+        evaluation nothing moves, and gradients are 0."""
+        rates = self.rate * self._moving
+        torch.mul(rates, self._now["scaled_grad_norm_sq"], out=self._now["promised"])
+        self.step += self._moving
+        self._evaluate(rates)
 
-        With `rates` (S,), the point is one step of plain descent further on.
-        """
+    def _move_and_evaluate(self) -> None:
+        """The same with any coupling and optimizer."""
+        if self._evaluated:
+            eta = self.rate
+            before = [w.detach().clone() for w in self.pair.weights]
+            self._coupling.step(_Step(self, rates=eta * self._moving))
+            promised, norm_sq = self._first_order(before, eta)
+            self._now["promised"].copy_(promised)
+            self._update_norm_sq = norm_sq.where(self._moving, self._update_norm_sq)
+            self.step += self._moving
+        self._evaluate(None)
+        self._evaluated = True
+
+    @torch.no_grad()
+    def _evaluate(self, rates: Tensor | None) -> None:
+        """Loss, gradient and G of every slot at its point, or one step of these rates (S,) further on; ends trials that
+        are done."""
         loss, self._embeddings_now = self._backprop(rates)
-        scaled = self._factors_row @ self._backprop.norms_sq
-        row = self._history
-        row.loss[k] = loss
-        row.scaled_grad_norm_sq[k] = scaled
-        torch.logical_and(self.active, self._counted, out=row.valid[k])
+        now = self._now
+        now["loss"].copy_(loss)
+        scaled = now["scaled_grad_norm_sq"].copy_(self._factors_row @ self._backprop.norms_sq)
+        torch.logical_and(self.active, self._counted, out=now["valid"])
         self._counted.fill_(True)
         finite = loss.isfinite() & scaled.isfinite()
         self.active &= finite & (scaled > self._stop_below) & (self.step < self._last_step)
         self._moving.copy_(self.active)
-        self._loss_now, self._scaled_now = row.loss[k], row.scaled_grad_norm_sq[k]
-        self._evaluated = True
-
-    def _update(self, k: int) -> Tensor | None:
-        """One step of every slot that has not ended; what it promises goes into row k, to which it leads.
-
-        Gives the rates of a step of plain descent, which the evaluation takes.
-        """
-        eta = self.rate
-        rates = eta * self._moving
-        if self._follows_gradient:
-            torch.mul(rates, self._scaled_now, out=self._history.promised[k])
-        else:
-            before = [w.detach().clone() for w in self.pair.weights]
-            self._coupling.step(_Step(self, rates=rates))
-            self._history.promised[k], norm_sq = self._first_order(before, eta)
-            self._update_norm_sq = norm_sq.where(self._moving, self._update_norm_sq)
-        self.step += self._moving
-        return rates if self._follows_gradient else None
 
     @torch.no_grad()
     def _first_order(self, before: list[Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +229,7 @@ class Lane:
         blank: list[Mapping[str, Any] | None] = [None] * self.num_slots
         return Point(
             pair=self.pair,
-            loss=self._loss_now,
+            loss=self._now["loss"],
             gradients=self._backprop.gradients,
             norms_sq=self._backprop.norms_sq,
             embeddings=self._embeddings_now,

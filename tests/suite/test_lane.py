@@ -15,6 +15,7 @@ from suite.training.learning_rates import ConstantRule, WidthRule
 from suite.training.losses import InfoNCE
 from suite.training.optimizers import GradientDescent
 from suite.training.parametrizations import Parametrization
+from suite.training.schedules import Constant, InverseSqrt, Schedule
 
 # a and b of the (input, hidden, output) layers, output variance v, and P, as functions of width and embedding_dim
 TABLE: dict[str, tuple[tuple, tuple, Callable, Callable]] = {
@@ -239,3 +240,41 @@ def test_the_constant_rule_moves_the_query_tower_at_its_value_and_the_key_tower_
 
 def test_the_width_rule_gives_c_itself():
     assert WidthRule(c=0.3).eta(factor=17.0, sharpness=lambda: 1.0) == 0.3
+
+
+def on(device: str, **changes: object) -> Lane:
+    settings = settings_of("standard", "cosine", **changes)
+    lane = Lane(settings, slots=2, budget=Budget(steps=1000), stop_below=1e-9, device=torch.device(device))
+    for slot in range(2):
+        lane.fill(slot, settings)
+    return lane
+
+
+@pytest.mark.parametrize("schedule", [Constant(), InverseSqrt(warm_up=3)], ids=lambda s: s.name)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_no_step_is_looked_at_from_the_host(schedule: Schedule, momentum: float):
+    """On the meta device tensors have no values: to read one there is an error, as it would be a wait on a GPU."""
+    lane = on("meta", schedule=schedule, momentum=momentum)
+    lane.advance(1)
+    lane.advance(3)
+    with pytest.raises(RuntimeError, match="meta"):
+        lane.active.tolist()
+
+
+def places(lane: Lane) -> dict[str, int]:
+    """Where every tensor is that a step of plain descent reads or writes."""
+    known = [*lane.pair.tensors(), *lane._backprop.gradients, lane._backprop.norms_sq, *lane._now.values()]
+    known += [lane.eta, lane.step, lane.active, lane._moving, lane._counted, lane._last_step, *lane._embeddings_now]
+    return {str(index): tensor.data_ptr() for index, tensor in enumerate(known)}
+
+
+def test_what_a_step_works_on_stays_in_its_place_when_slots_are_refilled():
+    """So that steps captured as a graph on a GPU go on with the trials that are in the slots by then."""
+    lane = on("cpu")
+    lane.advance(2)
+    before = places(lane)
+    lane.free(0)
+    lane.advance(1)
+    lane.fill(0, settings_of("standard", "cosine", seed=9), None)
+    lane.advance(5)
+    assert places(lane) == before
