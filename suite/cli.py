@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import sys
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 
 SOME_FAILED, BAD_INPUT, LOCKED, INTERRUPTED = 1, 2, 3, 130
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
+"""Python collects garbage after every 700 new objects; nearly all that is made while libraries load stays."""
 
 File = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="Results folder, such as results/quickstart.", show_default=False)]
@@ -188,6 +191,7 @@ def _short(path: Path) -> Path:
 
 def main() -> None:
     """Run a command; bad input ends with one message and exit code 2."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     try:
         app()
     except Exception as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from suite.commits import Commit
 from suite.results import Results
 from suite.tables import Row
-from suite.tracking import Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted, sqlite_file
+from suite.tracking import CURVES, Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted, sqlite_file
 from suite.trials import ENDED, Trial, flat_settings
 
 SUMMARY = (
@@ -50,6 +50,8 @@ TAGS = {
     },
 }
 """Tags of a trial's run, and the columns they hold."""
+SHOWN = ["trial_id", "step", "timestamp_ms", "final", *CURVES]
+"""The columns of records that the tracker looks at."""
 ARTIFACTS = ("trials.parquet", "passages.parquet", "records.parquet", "fits.json", "report.html", "figures")
 
 
@@ -88,7 +90,7 @@ class Delivery:
         self._delivered.clear()
         self._tracker = Tracker(self._uri, self._sweep, self._root.parent / "mlartifacts")
         if known:
-            records = self._saved.records().groupby("trial_id", sort=False)
+            records = self._saved.records()[SHOWN].groupby("trial_id", sort=False)
             self._tracker.deliver(
                 self._update(i, records.get_group(i).to_dict("records") if i in records.groups else []) for i in known
             )
@@ -99,7 +101,7 @@ class Delivery:
             return
         rows: dict[str, list[Row]] = {trial_id: [] for trial_id in commit.running}
         rows |= {trial_id: [] for trial_id in commit.outcomes["trial_id"].to_pylist()}
-        for row in commit.records.to_pylist():
+        for row in commit.records.select(SHOWN).to_pylist():
             rows.setdefault(row["trial_id"], []).append(row)
         self._tracker.deliver(self._update(i, part, commit.running) for i, part in rows.items() if i in self._trials)
 
@@ -133,7 +135,7 @@ class Delivery:
         """What is not in MLflow, in a sentence."""
         return None if self._tracker is None else self._tracker.problem
 
-    def _update(self, trial_id: str, records: Iterable[Mapping[Any, Any]], running: Iterable[str] = ()) -> TrialUpdate:
+    def _update(self, trial_id: str, records: Sequence[Mapping[Any, Any]], running: Container[str] = ()) -> TrialUpdate:
         trial, known = self._trials[trial_id], self._saved.outcome(trial_id)
         ended = known["status"] in ENDED
         ended_ms = _milliseconds(known.get("ended_at"))
@@ -141,9 +143,9 @@ class Delivery:
             trial_id=trial_id,
             name=trial.name,
             params=flat_settings(trial),
-            status="running" if trial_id in set(running) else known["status"],
+            status="running" if trial_id in running else known["status"],
             error=known.get("error"),
-            records=[{str(key): value for key, value in record.items()} for record in records],
+            records=records,
             summary={f"final_{name}": known.get(name) for name in SUMMARY} if ended else {},
             summary_step=int(known.get("steps") or 0),
             summary_timestamp_ms=ended_ms or 0,

@@ -8,7 +8,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -215,18 +216,21 @@ class _Run:
         )
         delivered = self.sweep["delivered"]
         delivery = Delivery(self.trials, self.saved, sweep, tracking_uri=tracking_uri, delivered=delivered)
-        try:
-            return self._complete(delivery, address, stopped)
-        except BaseException:
-            delivery.abandon()
-            raise
+        with ThreadPoolExecutor(max_workers=1) as background:
+            try:
+                return self._complete(delivery, address, stopped, background)
+            except BaseException:
+                delivery.abandon()
+                raise
 
-    def _complete(self, delivery: Delivery, address: str | None, stopped: Callable[[], bool]) -> Summary:
+    def _complete(
+        self, delivery: Delivery, address: str | None, stopped: Callable[[], bool], background: Executor
+    ) -> Summary:
         self.saved.judge(self.experiment.levels)
         if self.tasks or self.saved.num_taken or not delivery.up_to_date:
             delivery.start()
             self.write_sweep()
-        interrupted = bool(self.tasks) and not self._train(address, delivery, stopped)
+        interrupted = bool(self.tasks) and not self._train(address, delivery, stopped, background)
         self.merge(closing=True)
         report = None if interrupted else self._report()
         with self.observer.stage("writing to MLflow"):
@@ -276,7 +280,10 @@ class _Run:
         }
         self.saved.merge(self.trials, metadata=metadata, closing_epoch=self.epoch if closing else None)
 
-    def _train(self, address: str | None, delivery: Delivery, stopped: Callable[[], bool]) -> bool:
+    def _train(
+        self, address: str | None, delivery: Delivery, stopped: Callable[[], bool], background: Executor
+    ) -> bool:
+        """Train what is missing; False if interrupted. Ray ends in the background: that is a second of waiting."""
         from suite import scheduling
 
         needed = self.experiment.resources
@@ -284,6 +291,7 @@ class _Run:
             connection = scheduling.connected(address, cpus=needed.cpus)
             num_workers = connection.__enter__()
         try:
+            board = scheduling.new_board()  # its process starts while the workers load their libraries
             with self.observer.stage("measuring how many trials to stack"):
                 calibrate = partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus)
                 costs = self.costs(calibrate, workers=num_workers)
@@ -293,6 +301,7 @@ class _Run:
             scheduler = scheduling.Scheduler(
                 self.folder,
                 watch,
+                board,
                 cpus=needed.cpus,
                 gpus=needed.gpus,
                 tick=lambda: watch.tick() and not stopped(),
@@ -303,7 +312,7 @@ class _Run:
             finally:
                 self.observer.trained()
         finally:
-            connection.__exit__(None, None, None)
+            background.submit(connection.__exit__, None, None, None)
 
     def _order(self, lane: Lane, versions: dict[str, str]) -> Order:
         from suite.orders import Order
@@ -366,6 +375,7 @@ class _Watch:
         self._begun = {task.trial_id: task.step for task in job.tasks}
         self._total = sum(self._price[i] * n for i, n in self._target.items())
         self._ended: set[str] = set()
+        self._work_of_ended = 0.0
         self._at: dict[str, int] = {}
         self._unreadable: set[str] = set()
         self._steps: dict[tuple[str, int], int] = {}
@@ -382,13 +392,20 @@ class _Watch:
             return
         ended = commit.outcomes["trial_id"].to_pylist()
         self._job.saved.judge(self._job.experiment.levels, trial_ids=ended)
-        self._ended |= set(ended)
+        self._end(ended)
         self._failed += commit.outcomes["status"].to_pylist().count("failed")
         self._delivery.commit(commit)
 
+    def _end(self, trial_ids: Iterable[str]) -> None:
+        """These trials move no more, and a look at the progress need not visit them."""
+        for trial_id in set(trial_ids) - self._ended:
+            self._ended.add(trial_id)
+            self._at.pop(trial_id, None)
+            self._work_of_ended += self._price[trial_id] * self._target[trial_id]
+
     def progressed(self, progress: Progress) -> None:
         """Note how far a lane is."""
-        self._at |= progress.running
+        self._at |= {i: step for i, step in progress.running.items() if i not in self._ended}
         for name in set(progress.unreadable) - self._unreadable:
             path = self._job.folder.path(name)
             self._job.observer.notice(f"{path} is damaged: trials that were to go on from it begin anew.")
@@ -407,7 +424,7 @@ class _Watch:
     def failed(self, trial_id: str, error: str, log_path: str | None) -> None:
         """Mark a trial that kills its worker."""
         self._job.saved.fail(trial_id, error, log_path)
-        self._ended.add(trial_id)
+        self._end([trial_id])
         self._failed += 1
         self._delivery.failed(trial_id)
 
@@ -418,9 +435,7 @@ class _Watch:
     def tick(self) -> bool:
         """Show progress and merge if it is time; True to go on."""
         now = time.monotonic()
-        moving = {i: step - self._begun[i] for i, step in self._at.items() if i not in self._ended}
-        work = sum(self._price[i] * self._target[i] for i in self._ended)
-        work += sum(self._price[i] * max(0, steps) for i, steps in moving.items())
+        work = self._work_of_ended + sum(self._price[i] * max(0, n - self._begun[i]) for i, n in self._at.items())
         self._speed.append((now, sum(self._steps.values())))
         (t0, s0), (t1, s1) = self._speed[0], self._speed[-1]
         self._job.observer.training(

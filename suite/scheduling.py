@@ -158,6 +158,11 @@ class Board:
         return news
 
 
+def new_board() -> Any:
+    """A board in a process of its own, which takes half a second to start."""
+    return Board.remote()  # type: ignore[attr-defined]
+
+
 @ray.remote(max_calls=0, max_retries=0)
 def _train(order: Order, board: Any) -> list[str]:
     """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
@@ -206,10 +211,12 @@ class _Running:
 class Scheduler:
     """Runs orders to their end, retrying what dies and splitting what does not get on."""
 
-    def __init__(self, folder: Folder, sink: Sink, *, cpus: int, gpus: float, tick: Callable[[], bool]) -> None:
+    def __init__(
+        self, folder: Folder, sink: Sink, board: Any, *, cpus: int, gpus: float, tick: Callable[[], bool]
+    ) -> None:
         self._folder, self._sink, self._tick = folder, sink, tick
         self._task = _train.options(num_cpus=cpus, num_gpus=gpus)
-        self._board: Any = Board.remote()  # type: ignore[attr-defined]
+        self._board = board
         self._running: dict[Any, _Running] = {}
         self._taken: set[str] = set()
 

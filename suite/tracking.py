@@ -8,6 +8,7 @@ refuses, training goes on, and the next run of the same command delivers what is
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -25,11 +26,12 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from suite.one_transaction import one_transaction
 from suite.storage import process_lives
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ RUNS_PER_PAGE = 1000
 UNFINISHED = ".mlflow-unfinished."
 """Begins the name of a folder in which a database is being made."""
 GATHER_SECONDS = 0.5
+MOST_TOGETHER = 10
+"""Trials written in one transaction: more of them would keep other writers of the same database waiting."""
 ATTEMPTS_WHEN_CLOSING = 3
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 
@@ -229,46 +233,49 @@ class Tracker:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        failures, mirror = 0, None
+        failures, suspects, mirror = 0, 0, None
         while not self._abandoned:
-            job: TrialUpdate | _Ending | None = None
+            jobs: Sequence[Job] = ()
             try:
                 mirror = mirror or _Mirror.opened(self._uri, self._sweep, self._artifact_root)
-                job = self._next_job()
-                if job is None:
+                jobs = self._next_jobs(1 if suspects else MOST_TOGETHER)
+                if not jobs:
                     return
-                mirror.write(job)
-                self._done(job)
-                failures = 0
+                mirror.write(jobs)
+                self._done(jobs)
+                failures, suspects = 0, max(0, suspects - 1)
             except Exception as error:
-                failures, mirror = failures + 1, None
-                if self._give_up(job, error, failures):
+                failures, suspects, mirror = failures + 1, max(suspects, len(jobs)), None
+                if self._give_up(jobs, error, failures):
                     return
 
-    def _next_job(self) -> TrialUpdate | _Ending | None:
-        """The oldest update, then the end of the sweep; None when closing and nothing is left."""
+    def _next_jobs(self, most: int) -> Sequence[Job]:
+        """The oldest updates, then the end of the sweep; none when closing and nothing is left."""
         with self._changed:
             while not (self._backlog or self._ending or self._closing):
                 self._trouble = None
                 self._changed.wait()
                 self._changed.wait_for(lambda: self._closing or self._ending, GATHER_SECONDS)
-            return next(iter(self._backlog.values()), self._ending)
+            waiting = list(itertools.islice(self._backlog.values(), most))
+            return waiting or ([self._ending] if self._ending else [])
 
-    def _done(self, job: TrialUpdate | _Ending) -> None:
-        """Forget the job, unless more has come to it meanwhile."""
+    def _done(self, jobs: Iterable[Job]) -> None:
+        """Forget the jobs, but those to which more has come meanwhile."""
         with self._changed:
             self._trouble = None
-            if job is self._ending:
-                self._ending = None
-            elif isinstance(job, TrialUpdate) and self._backlog.get(job.trial_id) is job:
-                del self._backlog[job.trial_id]
+            for job in jobs:
+                if job is self._ending:
+                    self._ending = None
+                elif isinstance(job, TrialUpdate) and self._backlog.get(job.trial_id) is job:
+                    del self._backlog[job.trial_id]
 
-    def _give_up(self, job: TrialUpdate | _Ending | None, error: Exception, failures: int) -> bool:
+    def _give_up(self, jobs: Sequence[Job], error: Exception, failures: int) -> bool:
         """After a failure: set a job aside that was refused twice, else wait; whether there is no use in going on."""
         with self._changed:
-            if job and failures > 1 and _is_refusal(error):
+            if len(jobs) == 1 and failures > 1 and _is_refusal(error):
+                (job,) = jobs
                 self._refused[job.trial_id if isinstance(job, TrialUpdate) else "the sweep itself"] = _reason(error)
-                self._done(job)
+                self._done(jobs)
                 return False
             self._trouble = f"cannot be written ({_reason(error)})"
             if self._closing and failures >= ATTEMPTS_WHEN_CLOSING:
@@ -287,6 +294,9 @@ class _Ending:
     status: str
     metrics: Mapping[str, float | None]
     description: str | None
+
+
+Job = TrialUpdate | _Ending
 
 
 @dataclass
@@ -314,8 +324,12 @@ class _Child:
         return {int(step) for step in self.tags.get("delivered_steps", "").split(",") if step}
 
     def holds(self, update: TrialUpdate, steps: Set[int]) -> bool:
-        """Whether the update was written completely, in this session or an earlier one."""
-        return self.tags.get("delivered_outcome") == _outcome(update) and steps <= self.delivered_steps()
+        """Whether the update was written completely, in this session or an earlier one.
+
+        The status is written last, so tags that promise more than is there are never believed.
+        """
+        told = self.tags.get("delivered_outcome") == _outcome(update) and steps <= self.delivered_steps()
+        return told and self.status == MLFLOW_STATUS[update.status]
 
     def remember(self, points: list[Point], params: dict[str, str], tags: dict[str, str]) -> None:
         """Note what was written."""
@@ -346,12 +360,17 @@ class _Mirror:
         mirror._children = {t: _Child.of(run) for run in runs if (t := run.data.tags.get("trial_id"))}
         return mirror
 
-    def write(self, job: TrialUpdate | _Ending) -> None:
-        """Bring one trial, or the sweep, up to date."""
-        if isinstance(job, _Ending):
-            self._end(job)
-        else:
-            self._update(job)
+    def write(self, jobs: Sequence[Job]) -> None:
+        """Bring trials, or the sweep, up to date; several trials together, or none of them."""
+        with self._together() if len(jobs) > 1 else nullcontext():
+            for job in jobs:
+                if isinstance(job, _Ending):
+                    self._end(job)
+                else:
+                    self._update(job)
+
+    def _together(self) -> AbstractContextManager[None]:
+        return one_transaction(getattr(getattr(self._client, "_tracking_client", None), "store", None))
 
     def _update(self, update: TrialUpdate) -> None:
         rows = browsable_rows(update)
@@ -360,18 +379,22 @@ class _Mirror:
             if update.status == "pending" and not rows:
                 return  # it never began
             self._resume_parent()
-            child = self._children[update.trial_id] = self._create(update)
+            child = self._children[update.trial_id] = self._create(update, rows)
         if child.status != "RUNNING" and _is_late(update, child.ended_ms):
             self._log(child, update, rows, {})
         elif not child.holds(update, rows.keys()):
             self._resume_parent()
-            self._set_status(child, update)
             self._log(child, update, rows, _outcome_tags(update))
+            self._set_status(child, update)
 
-    def _create(self, update: TrialUpdate) -> _Child:
+    def _create(self, update: TrialUpdate, rows: Rows) -> _Child:
+        """A run with all its tags; one that has ended gets those too that tell what is written, which saves a call."""
         tags = {**update.tags, "kind": "trial", "sweep": self._sweep.sweep_id, "trial_id": update.trial_id}
         tags |= {"axes": ", ".join(self._sweep.axes), "status": update.status}
         tags = _shortened(tags) | {"mlflow.parentRunId": self._parent.run_id}
+        if MLFLOW_STATUS[update.status] != "RUNNING":
+            told = _outcome_tags(update) | {"delivered_steps": _joined(rows.keys())}
+            tags |= {key: value for key, value in told.items() if value}
         started = update.started_ms or _now_ms()
         return _Child.of(self._client.create_run(self._experiment_id, started, tags, update.name))
 
@@ -391,12 +414,12 @@ class _Mirror:
         child.status = status
 
     def _log(self, child: _Child, update: TrialUpdate, rows: Rows, tags: dict[str, str]) -> None:
-        """Everything new in one call; MLflow writes tags last, so `delivered_steps` never promises too much."""
+        """Everything new in one call; MLflow writes tags last, so those of a running trial never promise too much."""
         from mlflow.entities import Metric, Param, RunTag
 
         points, left_out = self._new_points(child, update, rows)
         params = {k: _short(v) for k, v in update.params.items() if v is not None and k not in child.params}
-        tags |= {"delivered_steps": ",".join(map(str, sorted(child.delivered_steps() | rows.keys())))}
+        tags |= {"delivered_steps": _joined(child.delivered_steps() | rows.keys())}
         tags |= {"incomplete": f"no more than {MAX_POINTS} metric points are kept here"} if left_out else {}
         tags = {key: value for key, value in tags.items() if child.tags.get(key, "") != value}
         *early, last = _chunks([Param(key, value) for key, value in params.items()], MAX_PARAMS_PER_BATCH)
@@ -643,6 +666,10 @@ def _reason(error: Exception) -> str:
         if re.search(pattern, text):
             return reason
     return textwrap.shorten(text or type(error).__name__, 160, placeholder=" …").rstrip(".")
+
+
+def _joined(steps: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(steps)))
 
 
 def _chunks(items: list[T], size: int) -> list[list[T]]:

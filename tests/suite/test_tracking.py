@@ -12,15 +12,20 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Terminal
+from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy import event
 
 from suite import tracking
+from suite.one_transaction import one_transaction
 from suite.tracking import CURVES, MAX_POINTS, Sweep, Tracker, TrialUpdate, default_tracking_uri, is_browsable
 
 START_MS = 1_700_000_000_000
@@ -195,6 +200,100 @@ def test_a_crash_in_the_middle_of_a_delivery_is_made_good(results: Path) -> None
     assert again == found
     assert run.data.tags == whole.data.tags
     assert run.info.status == "FINISHED"
+
+
+class Counter:
+    """A client that notes its calls that write, and fails at one of them."""
+
+    def __init__(self, client: Any, fails_at: int | None = None) -> None:
+        self._client, self._fails_at, self.calls = client, fails_at, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if name not in ("create_run", "log_batch", "set_terminated", "update_run"):
+            return method
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            if len(self.calls) == self._fails_at:
+                raise KeyboardInterrupt
+            return method(*args, **kwargs)
+
+        return counted
+
+
+def mirror(results: Path, fails_at: int | None = None) -> tuple[tracking._Mirror, Counter]:
+    opened = tracking._Mirror.opened(default_tracking_uri(results), SWEEP, results / "mlartifacts")
+    opened._client = counter = Counter(opened._client, fails_at)
+    return opened, counter
+
+
+def test_a_trial_that_arrives_finished_takes_three_calls(results: Path) -> None:
+    opened, counter = mirror(results)
+    opened.write([trial("a"), trial("b")])
+    assert counter.calls == ["create_run", "log_batch", "set_terminated"] * 2
+    counter.calls.clear()
+    opened.write([trial("a"), trial("b")])
+    mirror(results)[0].write([trial("a"), trial("b")])
+    assert counter.calls == []
+
+
+def test_trials_delivered_together_are_one_transaction(results: Path) -> None:
+    opened, counter = mirror(results)
+    commits: list[str] = []
+    event.listen(counter._tracking_client.store.engine, "commit", lambda connection: commits.append("commit"))
+    opened.write([trial(f"s{i}") for i in range(5)])
+    assert len(commits) == 1
+    assert len(runs(results)) == 5
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("number", range(1, 10))
+def test_a_crash_at_any_call_is_made_good(
+    results: Path, number: int, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not together:
+        monkeypatch.setattr(tracking._Mirror, "_together", lambda self: nullcontext())
+    batches = [[running(trial("a"), 100), trial("b")], [trial("a"), trial("c")]]
+    opened, counter = mirror(results, fails_at=number)
+    with pytest.raises(KeyboardInterrupt):
+        deliver_batches(opened, batches)
+    assert len(counter.calls) == number
+    deliver_batches(mirror(results)[0], batches)
+    found = {run.info.run_name: run for run in runs(results)}
+    assert sorted(found) == ["a", "b", "c"]
+    for run in found.values():
+        assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "finished")
+        assert len(points(results, run)) == len({(key, step) for key, step, *_ in points(results, run)})
+        assert steps(points(results, run)) == [step for step in grid(1000) if is_browsable(step, 16)]
+        assert run.data.metrics["final_0"] == 1 / 1000
+        assert run.data.params["encoder.width"] == "32"
+
+
+def deliver_batches(opened: tracking._Mirror, batches: list[list[TrialUpdate]]) -> None:
+    for batch in batches:
+        opened.write(batch)
+
+
+def test_nothing_of_a_transaction_that_fails_is_kept_and_others_may_write_meanwhile(results: Path) -> None:
+    opened, counter = mirror(results)
+    opened.write([trial("a")])
+    (run,) = runs(results)
+    store = counter._tracking_client.store
+
+    def take_back() -> None:
+        with one_transaction(store), store.ManagedSessionMaker(read_only=False) as session:
+            store.set_tag(run.info.run_id, RunTag("colour", "red"))
+            session.rollback()
+
+    with pytest.raises(MlflowException, match="cannot be taken back"):
+        take_back()
+    with ThreadPoolExecutor(1) as others, one_transaction(store):
+        store.get_run(run.info.run_id)
+        others.submit(store.set_tag, run.info.run_id, RunTag("shape", "round")).result()
+        store.set_tag(run.info.run_id, RunTag("size", "small"))
+    tags = runs(results)[0].data.tags
+    assert ("colour" in tags, tags["shape"], tags["size"]) == (False, "round", "small")
 
 
 def deliver_many(results: Path) -> None:
