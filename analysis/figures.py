@@ -19,6 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -36,6 +37,9 @@ FORMATS = ("svg", "png", "pdf")
 MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
 MARKERS = "osD^vPX*"
+MOST_MARKS = 2000
+"""Marks in one panel that are drawn as shapes in SVG and PDF; more become one picture of them all, so that files stay
+small and quick to draw."""
 
 
 @contextmanager
@@ -57,11 +61,23 @@ def theme() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write the figure as SVG, PNG and PDF."""
+    """Write the figure as SVG, PNG and PDF, laid out once for all of them."""
     folder.mkdir(parents=True, exist_ok=True)
+    for ax in figure.axes:
+        _keep_small(ax)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for kind in FORMATS:
         undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
         figure.savefig(folder / f"{name}.{kind}", dpi=160, metadata=undated)
+
+
+def _keep_small(ax: Axes) -> None:
+    """Let many marks be one picture."""
+    marks = [artist for artist in ax.collections if isinstance(artist, PathCollection)]
+    if sum(np.shape(artist.get_offsets())[0] for artist in marks) > MOST_MARKS:
+        for artist in marks:
+            artist.set_rasterized(True)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from analysis.laws import Array
 from analysis.observations import Observations
-from analysis.optimum import NO_INFLUENCE, Objective, Optimum, minimise
+from analysis.optimum import LEAST_DAMPING, NO_INFLUENCE, Objective, Optimum, minimise
 
 FEWEST_CLUSTERS = 3
 
@@ -66,8 +67,9 @@ def _inverse(information: Array) -> Array:
 
 def _refits(objective: Objective, optimum: Optimum) -> list[Array] | None:
     replicates = []
-    for _, rest in _leave_one_out(objective.observations):
-        again = minimise(objective.on(rest), optimum.theta)
+    for cluster in _clusters(objective.observations):
+        rest = objective.on(objective.observations.where(~cluster))
+        again = minimise(rest, optimum.theta, damping=LEAST_DAMPING)
         if not again.converged or not well_conditioned(again.local.information):
             return None
         replicates.append(again.theta)
@@ -78,8 +80,8 @@ def _one_step(objective: Objective, optimum: Optimum) -> list[Array] | None:
     """Newton steps on the rest, from an optimum that may be on a bound: the gradient of the rest is then the negative
     of the cluster's, up to a shift common to all clusters."""
     replicates = []
-    for cluster, _ in _leave_one_out(objective.observations):
-        local = objective.on(cluster).evaluate(optimum.theta)
+    for cluster in _clusters(objective.observations):
+        local = objective.on(objective.observations.where(cluster)).evaluate(optimum.theta)
         rest = optimum.local.information - local.information
         if not well_conditioned(rest):
             return None
@@ -87,11 +89,11 @@ def _one_step(objective: Objective, optimum: Optimum) -> list[Array] | None:
     return replicates
 
 
-def _leave_one_out(data: Observations) -> Iterator[tuple[Observations, Observations]]:
-    """Each cluster with the rest of the rows."""
+def _clusters(data: Observations) -> Iterator[NDArray[np.bool_]]:
+    """Which rows are in each cluster: (n,)."""
     assert data.cluster is not None
     for cluster in range(data.num_clusters):
-        yield data.where(data.cluster == cluster), data.where(data.cluster != cluster)
+        yield data.cluster == cluster
 
 
 def well_conditioned(information: Array) -> bool:

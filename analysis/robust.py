@@ -38,11 +38,10 @@ class Huber:
     def evaluate(self, theta: Array) -> Local:
         residuals = self.residuals(theta)
         jacobian = self.law.jacobian(theta, self.observations.log_x) / self.scale
-        inside = np.abs(residuals) <= self.tuning
         psi = clipped(residuals, self.tuning)
-        information = jacobian[inside].T @ jacobian[inside]
+        information = (jacobian * (psi == residuals)[:, None]).T @ jacobian
         bend = self.law.bend(theta, self.observations.log_x, psi / self.scale)
-        value = float(rho(residuals, self.tuning).sum())
+        value = float(psi @ residuals - psi @ psi / 2)
         return Local(value, -jacobian.T @ psi, information - bend, information)
 
     def on(self, observations: Observations) -> Huber:
