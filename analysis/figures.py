@@ -385,13 +385,14 @@ def descent(results: Results) -> Figure | None:
     figure, ax = plt.subplots(figsize=(7.0, 3.9))
     left = _share_axis(ax, frame.violating_share)
     marked = _marked(frame)
+    rim = 0.4 if len(frame) <= MOST_MARKS else 0.0
     marks = dict(zip(sorted(marked.unique(), key=_mark_order), MARKERS, strict=False))
     at = _share_places(frame.violating_share.astype(float), left)
     height = _above_zero(frame.scaled_grad_norm_sq)
     for (_, part), color in zip(_along(scale, frame), colors, strict=True):
         for name, marker in marks.items():
             some = part.index[marked[part.index] == name]
-            style: dict[str, Any] = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": 0.4}
+            style: dict[str, Any] = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": rim}
             ax.scatter(at[some], height[some], color=[color], zorder=3, **style)
     ax.axhline(results.experiment["stationary_below"], color="0.35", linestyle=":", linewidth=1)
     ax.axvline(np.log10(DESCENT_REGIME), color="0.35", linestyle="--", linewidth=1)
