@@ -18,6 +18,7 @@ from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import ALONE, Budget, Experiment, TrialSettings
 from suite.measurement.catalog import CHOSEN, moments
 from suite.measurement.certificate import lacks_curvature
+from suite.measurement.moments import Moments
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
@@ -242,27 +243,30 @@ def flatten(settings: BaseModel, prefix: str = "", *, known: Flattened | None = 
     flat: dict[str, Any] = {}
     for name in type(settings).model_fields:
         value, path = getattr(settings, name), f"{prefix}{name}"
-        if isinstance(value, BaseModel):
-            flat |= flatten(value, f"{path}.") if known is None else known.part(value, f"{path}.")
-        elif value is None and path == "encoder.key":
-            flat |= {f"{path}.width": None, f"{path}.depth": None}
-        else:
-            is_list = isinstance(value, list | tuple)
-            flat[path] = json.dumps(_plain(value), separators=(",", ":")) if is_list else value
+        is_part = isinstance(value, BaseModel | list | tuple)
+        flat |= known.part(value, path) if is_part and known is not None else _flat(value, path)
     return flat
+
+
+def _flat(value: Any, path: str) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return flatten(value, f"{path}.")
+    if value is None and path == "encoder.key":
+        return {f"{path}.width": None, f"{path}.depth": None}
+    return {path: json.dumps(_plain(value), separators=(",", ":")) if isinstance(value, list | tuple) else value}
 
 
 class Flattened:
     """Parts of settings that were flattened before: trials of one sweep share theirs."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, str], tuple[BaseModel, dict[str, Any]]] = {}
+        self._known: dict[tuple[int, str], tuple[Any, dict[str, Any]]] = {}
 
-    def part(self, part: BaseModel, prefix: str) -> dict[str, Any]:
-        """As `flatten`, once for each object, which is kept so that no other takes its identity."""
-        key = id(part), prefix
+    def part(self, part: Any, path: str) -> dict[str, Any]:
+        """As `flatten` has it, once for each object, which is kept so that no other takes its identity."""
+        key = id(part), path
         if key not in self._known:
-            self._known[key] = part, flatten(part, prefix)
+            self._known[key] = part, _flat(part, path)
         return self._known[key][1]
 
 
@@ -334,11 +338,17 @@ def lacks_measurement(known: Mapping[str, Any], experiment: Experiment) -> bool:
     """Whether a trial that ended was not measured there in a way that is asked for now."""
     if known.get("status") != "finished":
         return False
-    wanted = {name for name, when in moments(experiment.measure).items() if name in CHOSEN and when.at_end}
+    wanted = _wanted_at_end(frozenset(experiment.measure.items()))
     if wanted - set((known.get("measured") or "").split(",")):
         return True
     levels = experiment.levels
     return "certificate" in wanted and known.get("certified_at") != str(levels) and lacks_curvature(known, levels)
+
+
+@lru_cache(maxsize=8)
+def _wanted_at_end(measure: frozenset[tuple[str, Moments]]) -> frozenset[str]:
+    """Measurements that are asked for at the end of every trial."""
+    return frozenset(n for n, when in moments(dict(measure)).items() if n in CHOSEN and when.at_end)
 
 
 def _task(trial: Trial, known: Mapping[str, Any], budget: Budget) -> Task:
