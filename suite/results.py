@@ -283,9 +283,11 @@ class Results:
         """What is known of a trial."""
         return self.outcomes.get(trial_id, _PENDING)
 
-    def records(self) -> pd.DataFrame:
-        """All records, each step of a trial once, without what a later start or extension replaced."""
-        return self._compact_records(self.outcomes).to_pandas()
+    def records(self, columns: Sequence[str] = RECORDS.names) -> pd.DataFrame:
+        """All records, each step of a trial once, without what a later start or extension replaced; all columns unless
+        told."""
+        needed = dict.fromkeys(["trial_id", "step", "final", *columns])
+        return self._compact_records(self.outcomes, list(needed)).select(columns).to_pandas()
 
     def merge(self, trials: list[Trial], *, metadata: dict[str, Any], closing_epoch: int | None = None) -> None:
         """Write the tables for these trials; with `closing_epoch`, no later commit of that epoch counts.
@@ -337,11 +339,11 @@ class Results:
         self.folder.delete([n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch])
         self._merged &= {*needed, *names} - {n for n in names if n in self._merged}
 
-    def _compact_records(self, trial_ids: Iterable[str]) -> pa.Table:
+    def _compact_records(self, trial_ids: Iterable[str], names: Sequence[str] = RECORDS.names) -> pa.Table:
         """Each step once, in the order of these trials."""
-        rows = _concatenated(self._records, RECORDS)
+        rows = _concatenated(self._records, RECORDS, names)
         if not rows.num_rows:
-            return RECORDS.empty_table()
+            return rows.drop_columns("turn")
         ids, codes, steps, index = _newest_records(rows)
         ends = np.array([self.outcome(i).get("steps", -1) if self._has_ended(i) else -1 for i in ids])
         final = steps == ends[codes]
@@ -352,14 +354,14 @@ class Results:
         order = order[~np.isin(order, gone)]
         kept = _taken(rows, index[order]).drop_columns("turn")
         flags = pa.array(final[order])
-        return kept.set_column(kept.schema.get_field_index("final"), "final", flags).cast(RECORDS)
+        return kept.set_column(kept.schema.get_field_index("final"), "final", flags)
 
     def _is_record_step(self, trial_id: str, step: int) -> bool:
         return is_record_step(step, int(self.settings.get(trial_id, {}).get("records_per_decade", 16)))
 
     def _compact_passages(self, trial_ids: Iterable[str]) -> pa.Table:
         """Those of trials that have ended, in the order of these trials."""
-        rows = _concatenated(self._passages, PASSAGES)
+        rows = _concatenated(self._passages, PASSAGES, PASSAGES.names)
         if not rows.num_rows:
             return PASSAGES.empty_table()
         ids, codes = _coded(rows["trial_id"])
@@ -439,9 +441,8 @@ def _with_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _concatenated(parts: Iterable[Part], schema: pa.Schema, names: Sequence[str] | None = None) -> pa.Table:
-    """Rows of all parts with their turn; all columns unless told."""
-    names = schema.names if names is None else names
+def _concatenated(parts: Iterable[Part], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Rows of all parts with their turn."""
     tables = [_with_turn(rows.select(names), turn) for turn, rows in parts]
     return pa.concat_tables([*tables, _with_turn(schema.empty_table().select(names), 0)])
 
