@@ -29,19 +29,21 @@ class LogNormalTime:
     upper: Array
 
     def evaluate(self, theta: Array) -> Local:
-        data, sigma = self.observations, np.exp(theta[-1])
-        z = (data.log_y - self.law.log_median(theta[:-1], data.log_x)) / sigma
+        data, cells, sigma = self.observations, self.observations.cells, np.exp(theta[-1])
+        z = (data.log_y - self.law.log_median(theta[:-1], cells.log_x)[cells.index]) / sigma
         value, slope, bend = minus_log_density(z, data.censored)
         seen = (~data.censored).sum()
-        jacobian = np.column_stack([self.law.jacobian(theta[:-1], data.log_x) / sigma, z])
-        gradient = -jacobian.T @ slope
+        jacobian = self.law.jacobian(theta[:-1], cells.log_x) / sigma
+        pull = cells.sums(slope)
+        mixed = np.append(jacobian.T @ pull, slope @ z)
+        gradient = -mixed
         gradient[-1] += seen
-        information = jacobian.T @ (bend[:, None] * jacobian)
-        mixed = jacobian.T @ slope
-        information[-1, :] += mixed
-        information[:-1, -1] += mixed[:-1]
+        cross = np.append(jacobian.T @ cells.sums(bend * z), bend @ z**2)
+        information = np.empty((len(theta), len(theta)))
+        information[:-1, :-1] = jacobian.T @ (cells.sums(bend)[:, None] * jacobian)
+        information[-1, :] = information[:, -1] = cross + mixed
         curvature = information.copy()
-        curvature[:-1, :-1] -= self.law.bend(theta[:-1], data.log_x, slope / sigma)
+        curvature[:-1, :-1] -= self.law.bend(theta[:-1], cells.log_x, pull / sigma)
         return Local(float(value.sum() + seen * theta[-1]), gradient, curvature, information)
 
     def on(self, observations: Observations) -> LogNormalTime:

@@ -19,6 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -36,6 +37,9 @@ FORMATS = ("svg", "png", "pdf")
 MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
 MARKERS = "osD^vPX*"
+MOST_MARKS = 2000
+"""Marks in one panel that are drawn as shapes in SVG and PDF; more become one picture of them all, so that files stay
+small and quick to draw."""
 
 
 @contextmanager
@@ -57,11 +61,23 @@ def theme() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write the figure as SVG, PNG and PDF."""
+    """Write the figure as SVG, PNG and PDF, laid out once for all of them."""
     folder.mkdir(parents=True, exist_ok=True)
+    for ax in figure.axes:
+        _keep_small(ax)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for kind in FORMATS:
         undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
         figure.savefig(folder / f"{name}.{kind}", dpi=160, metadata=undated)
+
+
+def _keep_small(ax: Axes) -> None:
+    """Let many marks be one picture."""
+    marks = [artist for artist in ax.collections if isinstance(artist, PathCollection)]
+    if sum(np.shape(artist.get_offsets())[0] for artist in marks) > MOST_MARKS:
+        for artist in marks:
+            artist.set_rasterized(True)
 
 
 @dataclass(frozen=True)
@@ -369,13 +385,14 @@ def descent(results: Results) -> Figure | None:
     figure, ax = plt.subplots(figsize=(7.0, 3.9))
     left = _share_axis(ax, frame.violating_share)
     marked = _marked(frame)
+    rim = 0.4 if len(frame) <= MOST_MARKS else 0.0
     marks = dict(zip(sorted(marked.unique(), key=_mark_order), MARKERS, strict=False))
     at = _share_places(frame.violating_share.astype(float), left)
     height = _above_zero(frame.scaled_grad_norm_sq)
     for (_, part), color in zip(_along(scale, frame), colors, strict=True):
         for name, marker in marks.items():
             some = part.index[marked[part.index] == name]
-            style: dict[str, Any] = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": 0.4}
+            style: dict[str, Any] = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": rim}
             ax.scatter(at[some], height[some], color=[color], zorder=3, **style)
     ax.axhline(results.experiment["stationary_below"], color="0.35", linestyle=":", linewidth=1)
     ax.axvline(np.log10(DESCENT_REGIME), color="0.35", linestyle="--", linewidth=1)

@@ -42,11 +42,14 @@ def short(path: str) -> str:
     return path.removesuffix(".choice").rpartition(".")[2]
 
 
-def load_results(source: str | Path, *, experiment: str | None = None) -> Results:
+def load_results(
+    source: str | Path, *, experiment: str | None = None, record_columns: Sequence[str] | None = None
+) -> Results:
     """Results of a sweep from a folder (RESULTS/<experiment>, or RESULTS with one experiment) or an MLflow address.
 
     From MLflow come trials and thinned records; passages are empty there. Where the sweep holds linearized twins,
-    records and trials have a column `twin_distance`; see analysis.twins.
+    records and trials have a column `twin_distance`; see analysis.twins. `record_columns` are those of the folder's
+    records to read, all if left out: those of every layer take long to read where trials are many.
 
     Raises:
         ValueError: nothing of the kind is there, several are and `experiment` does not choose, or it is newer.
@@ -60,7 +63,7 @@ def load_results(source: str | Path, *, experiment: str | None = None) -> Result
     folder = _folder(Path(source), experiment)
     trials, metadata = _read(folder / "trials.parquet")
     passages, _ = _read(folder / "passages.parquet")
-    records, _ = _read(folder / "records.parquet")
+    records, _ = _read(folder / "records.parquet", record_columns)
     results = Results(trials, passages, records, metadata["experiment"], metadata["axes"], folder)
     return with_twin_distances(results)
 
@@ -79,9 +82,10 @@ def _folder(source: Path, experiment: str | None) -> Path:
     raise ValueError(f"{source} holds results of {', '.join(found)}: {wanted}? Pass experiment=NAME or its folder")
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read(path: Path, columns: Sequence[str] | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns, use_threads=False)
         metadata = {key.decode(): json.loads(text) for key, text in (table.schema.metadata or {}).items()}
         written_by = metadata["format_version"]
     except FileNotFoundError:

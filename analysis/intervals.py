@@ -5,7 +5,6 @@ Rows of one seed share their draw across widths and depths, so the seed is the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from analysis.laws import Array
-from analysis.observations import Observations
-from analysis.optimum import NO_INFLUENCE, Objective, Optimum, minimise
+from analysis.optimum import LEAST_DAMPING, NO_INFLUENCE, Objective, Optimum, minimise
 
 FEWEST_CLUSTERS = 3
 
@@ -66,8 +64,8 @@ def _inverse(information: Array) -> Array:
 
 def _refits(objective: Objective, optimum: Optimum) -> list[Array] | None:
     replicates = []
-    for _, rest in _leave_one_out(objective.observations):
-        again = minimise(objective.on(rest), optimum.theta)
+    for _, rest in objective.observations.by_cluster():
+        again = minimise(objective.on(rest), optimum.theta, damping=LEAST_DAMPING)
         if not again.converged or not well_conditioned(again.local.information):
             return None
         replicates.append(again.theta)
@@ -78,20 +76,13 @@ def _one_step(objective: Objective, optimum: Optimum) -> list[Array] | None:
     """Newton steps on the rest, from an optimum that may be on a bound: the gradient of the rest is then the negative
     of the cluster's, up to a shift common to all clusters."""
     replicates = []
-    for cluster, _ in _leave_one_out(objective.observations):
+    for cluster, _ in objective.observations.by_cluster():
         local = objective.on(cluster).evaluate(optimum.theta)
         rest = optimum.local.information - local.information
         if not well_conditioned(rest):
             return None
         replicates.append(optimum.theta + np.linalg.solve(rest, local.gradient))
     return replicates
-
-
-def _leave_one_out(data: Observations) -> Iterator[tuple[Observations, Observations]]:
-    """Each cluster with the rest of the rows."""
-    assert data.cluster is not None
-    for cluster in range(data.num_clusters):
-        yield data.where(data.cluster == cluster), data.where(data.cluster != cluster)
 
 
 def well_conditioned(information: Array) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.laws import Array
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows by their x: a law has the same value wherever x is the same, and sweeps have few x and many seeds."""
+
+    log_x: Array
+    """Distinct rows (c, k)."""
+    index: NDArray[np.intp]
+    """(n,): which of them each row has."""
+
+    def sums(self, values: Array | NDArray[np.bool_]) -> Array:
+        """Of the values (n,) in each cell: (c,)."""
+        return np.bincount(self.index, weights=values, minlength=len(self.log_x)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -35,12 +50,30 @@ class Observations:
     def num_clusters(self) -> int:
         return 0 if self.cluster is None else int(self.cluster.max()) + 1
 
+    @cached_property
+    def cells(self) -> Cells:
+        """The rows by their x."""
+        distinct, index = np.unique(self.log_x, axis=0, return_inverse=True)
+        return Cells(distinct, index)
+
     def where(self, keep: NDArray[np.bool_]) -> Observations:
         """The rows that are kept, clusters numbered anew."""
         cluster = None
         if self.cluster is not None:
             cluster = np.unique(self.cluster[keep], return_inverse=True)[1]
-        return Observations(self.log_x[keep], self.log_y[keep], self.censored[keep], cluster)
+        return self._rows(keep, cluster)
+
+    def _rows(self, keep: NDArray[np.bool_], cluster: NDArray[np.intp] | None) -> Observations:
+        kept = Observations(self.log_x[keep], self.log_y[keep], self.censored[keep], cluster)
+        kept.__dict__["cells"] = Cells(self.cells.log_x, self.cells.index[keep])
+        return kept
+
+    def by_cluster(self) -> Iterator[tuple[Observations, Observations]]:
+        """Each cluster and the rest of the rows; neither knows its clusters."""
+        assert self.cluster is not None
+        for cluster in range(self.num_clusters):
+            mine = self.cluster == cluster
+            yield self._rows(mine, None), self._rows(~mine, None)
 
 
 def column_name(available: Sequence[str], name: str, *, what: str = "column") -> str:

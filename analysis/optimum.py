@@ -15,6 +15,8 @@ import numpy as np
 from analysis.laws import Array
 from analysis.observations import Observations
 
+FIRST_DAMPING, LEAST_DAMPING = 1e-3, 1e-12
+"""Far from an optimum, and close to one, where Newton's own steps are best."""
 TOLERANCE = 1e-15
 """Of the Newton decrement, which is the squared distance to the optimum in standard errors."""
 
@@ -71,7 +73,14 @@ class Optimum:
     converged: bool
 
 
-def minimise(objective: Objective, start: Array, *, fixed: int | None = None, max_iterations: int = 200) -> Optimum:
+def minimise(
+    objective: Objective,
+    start: Array,
+    *,
+    fixed: int | None = None,
+    max_iterations: int = 200,
+    damping: float = FIRST_DAMPING,
+) -> Optimum:
     """Damped Newton steps, projected on the bounds; `fixed` holds one coordinate.
 
     Damping is relative to the diagonal of the curvature, so the path does not depend on units. Source: Marquardt 1963;
@@ -81,7 +90,7 @@ def minimise(objective: Objective, start: Array, *, fixed: int | None = None, ma
     point = replace(point, local=_evaluate(objective, point.theta))
     if not np.isfinite(point.local.value):
         return point
-    damping, decrement = 1e-3, np.inf
+    decrement = np.inf
     for _ in range(max_iterations):
         step, decrement = _newton_step(objective, point, fixed, damping)
         if decrement < TOLERANCE:
@@ -89,7 +98,7 @@ def minimise(objective: Objective, start: Array, *, fixed: int | None = None, ma
         theta = np.clip(point.theta + step, objective.lower, objective.upper)
         local = _evaluate(objective, theta)
         if local.value <= point.local.value:
-            point, damping = Optimum(theta, local, False), max(damping / 10, 1e-12)
+            point, damping = Optimum(theta, local, False), max(damping / 10, LEAST_DAMPING)
         elif damping > 1e6:
             break
         else:

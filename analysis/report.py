@@ -21,6 +21,8 @@ from analysis.layout import groups, main_axes, word
 from analysis.thresholds import judged, stationary_shares, thresholds
 
 MOST_FAILURES = 20
+RECORD_COLUMNS = ("trial_id", "step", "scaled_grad_norm_sq")
+"""What the page shows of records."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Report:
 
     path: Path
     results: Results
+    """Records have the columns that the page shows."""
     fits: list[SweepFit]
 
 
@@ -51,7 +54,7 @@ def write_report(folder: Path | str, *, command: str | None = None) -> Report:
     Raises:
         ValueError: the folder holds no results.
     """
-    results = load_results(folder)
+    results = load_results(folder, record_columns=RECORD_COLUMNS)
     assert results.folder is not None
     command = command or known_command(results.folder) or _repeat(results.folder)
     fits = fit_sweep(results)

@@ -33,17 +33,19 @@ class Huber:
 
     def residuals(self, theta: Array) -> Array:
         """Log residuals over the scale: (n,)."""
-        return (self.observations.log_y - self.law.log_median(theta, self.observations.log_x)) / self.scale
+        cells = self.observations.cells
+        return (self.observations.log_y - self.law.log_median(theta, cells.log_x)[cells.index]) / self.scale
 
     def evaluate(self, theta: Array) -> Local:
         residuals = self.residuals(theta)
-        jacobian = self.law.jacobian(theta, self.observations.log_x) / self.scale
-        inside = np.abs(residuals) <= self.tuning
+        cells = self.observations.cells
+        jacobian = self.law.jacobian(theta, cells.log_x) / self.scale
         psi = clipped(residuals, self.tuning)
-        information = jacobian[inside].T @ jacobian[inside]
-        bend = self.law.bend(theta, self.observations.log_x, psi / self.scale)
-        value = float(rho(residuals, self.tuning).sum())
-        return Local(value, -jacobian.T @ psi, information - bend, information)
+        pull = cells.sums(psi)
+        information = (jacobian * cells.sums(psi == residuals)[:, None]).T @ jacobian
+        bend = self.law.bend(theta, cells.log_x, pull / self.scale)
+        value = float(psi @ residuals - psi @ psi / 2)
+        return Local(value, -jacobian.T @ pull, information - bend, information)
 
     def on(self, observations: Observations) -> Huber:
         return replace(self, observations=observations)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from suite.columns import DERIVED, OUTCOMES, PASSAGES, Kind, axis_column
 from suite.experiment import LawSpec
-from suite.trials import Trial, flat_settings
+from suite.trials import Flattened, Trial, flat_settings
 
 _Problem = tuple[tuple[str | int, ...], str]
 
@@ -39,9 +39,12 @@ class _Columns:
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> _Columns:
         swept = list(dict.fromkeys(axis_column(path) for trial in trials[:1] for path in trial.axes))
-        values = [(path, value) for trial in trials for path, value in flat_settings(trial).items()]
-        numbers = {path for path, value in values if isinstance(value, int | float) and not isinstance(value, bool)}
-        return cls(swept, {path for path, value in values if value is not None}, numbers)
+        known, settings, numbers = Flattened(), set[str](), set[str]()
+        for trial in trials:
+            flat = flat_settings(trial, known)
+            settings |= {path for path, value in flat.items() if value is not None}
+            numbers |= {path for path, value in flat.items() if type(value) in (int, float)}
+        return cls(swept, settings, numbers)
 
     def problems(self, law: LawSpec, choices: set[str]) -> Iterable[tuple[tuple[str | int, ...], str, str]]:
         """Key of the law, the name given there, and what is wrong with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from suite.experiment import Experiment
-from suite.lanes import LIMITS, Cost, Timings, groups, makespan, plan_lanes, shape_titles
+from suite.lanes import LIMITS, Cost, Timings, makespan, plan_lanes, shape_titles
 from suite.measurement.catalog import CHOSEN, moments
 from suite.measurement.registry import MEASUREMENTS
 from suite.progress import duration
@@ -104,9 +105,12 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
 
     costs = shape_costs(tasks, experiment, earlier=saved_slots(folder), calibrate=here, workers=workers)
     lanes = plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
-    titles = shape_titles({key: members[0].settings for key, members in groups(tasks).items()})
-    shapes = []
-    for key, members in groups(tasks).items():
+    shapes, lanes_of = [], Counter(lane.shape for lane in lanes)
+    grouped: dict[str, list[Task]] = {key: [] for key in costs}
+    for lane in lanes:
+        grouped[lane.shape] += lane.tasks
+    titles = shape_titles({key: members[0].settings for key, members in grouped.items()})
+    for key, members in grouped.items():
         settings, cost = members[0].settings, costs[key]
         steps = sum(experiment.budget.steps - task.step for task in members)
         item = 4 if settings.precision == "float32" else 8
@@ -119,13 +123,13 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
                 limit=cost.limit,
                 seconds_per_step=cost.seconds_per_step,
                 seconds_per_step_alone=cost.alone,
-                lanes=sum(lane.shape == key for lane in lanes),
+                lanes=lanes_of[key],
                 flops=float(steps * flops_per_step(settings)),
                 memory_bytes=cost.slots * slot_bytes(settings, itemsize=item),
                 seconds=steps * cost.seconds_per_step,
             )
         )
-    measured = _measurements(tasks, costs, experiment)
+    measured = _measurements(grouped, costs, experiment)
     kept = sum(s.trials * s.parameters * (4 if experiment.precision == "float32" else 8) for s in shapes)
     return Plan(
         name=experiment.name,
@@ -143,12 +147,12 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     )
 
 
-def _measurements(tasks: list[Task], costs: dict[str, Cost], experiment: Experiment) -> list[MeasurementPlan]:
+def _measurements(
+    grouped: dict[str, list[Task]], costs: dict[str, Cost], experiment: Experiment
+) -> list[MeasurementPlan]:
     """Each that can be left out, from its cost in gradients and the time of a step."""
     steps = experiment.budget.steps
-    training = sum(
-        costs[key].seconds_per_step * (steps - task.step) for key, part in groups(tasks).items() for task in part
-    )
+    training = sum(costs[key].seconds_per_step * (steps - task.step) for key, part in grouped.items() for task in part)
     plans = []
     for name, when in moments(experiment.measure).items():
         measurement = MEASUREMENTS[name]
@@ -157,7 +161,7 @@ def _measurements(tasks: list[Task], costs: dict[str, Cost], experiment: Experim
         times = when.count(steps, per_decade=experiment.records_per_decade)
         seconds = max(times, 1) * sum(
             measurement.gradients(task.settings) * costs[key].seconds_per_step / task.settings.coupling.evaluations
-            for key, part in groups(tasks).items()
+            for key, part in grouped.items()
             for task in part
         )
         plans.append(MeasurementPlan(name, str(when), times, seconds, seconds / training if training else 0.0))

@@ -10,21 +10,28 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from suite.commits import Address, Commit, decode
 from suite.measurement.certificate import STATIONARY, Levels, kind_of
 from suite.storage import DamagedError, Folder
-from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row, table
+from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row
 from suite.training.records import is_record_step, record_steps
-from suite.trials import ENDED, Trial, flat_settings
+from suite.trials import ENDED, Flattened, Trial, flat_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNPLANNED = "unplanned/"
 DESCENT_REGIME_SHARE = 0.01
@@ -35,6 +42,36 @@ _PENDING: Row = {"status": "pending"}
 
 class ResultsError(ValueError):
     """The folder cannot be read as results."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A table of rows in the folder, of which columns are read when they are needed."""
+
+    folder: Folder
+    name: str
+    schema: pa.Schema
+
+    def select(self, names: Sequence[str]) -> pa.Table:
+        """These columns; null where the file is older than the column."""
+        wanted = pa.schema([self.schema.field(name) for name in names])
+        content = read_table(self.folder, self.name, columns=names)
+        assert content is not None, f"{self.name} was removed meanwhile"
+        return _with_schema(content, wanted)
+
+    def read(self) -> pa.Table:
+        """All columns."""
+        return self.select(self.schema.names)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file has today's columns, in their order and kinds."""
+        with _told_if_no_table(self.folder, self.name):
+            return bool(pq.read_schema(self.folder.path(self.name)).remove_metadata().equals(self.schema))
+
+
+Part = tuple[int, "pa.Table | Stored"]
+"""Rows and the turn in which they were taken in: later ones replace earlier ones."""
 
 
 @dataclass
@@ -54,8 +91,10 @@ class Results:
     """Commits that cannot be read and do not count."""
     _merged: set[str] = field(default_factory=set)
     _closed: set[str] = field(default_factory=set)
-    _records: list[tuple[int, pa.Table]] = field(default_factory=list)
-    _passages: list[tuple[int, pa.Table]] = field(default_factory=list)
+    _records: list[Part] = field(default_factory=list)
+    _passages: list[Part] = field(default_factory=list)
+    _saved_ids: list[str] | None = None
+    """Trials in trials.parquet as long as nothing else is known of their records and passages than the tables say."""
 
     @classmethod
     def open(cls, folder: Folder) -> Results:
@@ -78,24 +117,52 @@ class Results:
         if trials is not None:
             self._read_trials(trials, part)
         for name, schema, kept in (("records", RECORDS, self._records), ("passages", PASSAGES, self._passages)):
-            rows = read_table(self.folder, f"{part}{name}.parquet")
-            if rows is not None:
-                kept.append((_SAVED if not part else _SAVED - 1, _with_schema(rows, schema)))
+            stored = Stored(self.folder, f"{part}{name}.parquet", schema)
+            if self.folder.exists(stored.name):
+                read_table(self.folder, stored.name, columns=[])
+                kept.append((_SAVED if not part else _SAVED - 1, stored))
             elif trials is not None and not part:
                 kept += self._kept_in_commits(name)
+        if not part and trials is not None and self._is_stored():
+            self._saved_ids = trials["trial_id"].to_pylist()
+
+    def _is_stored(self) -> bool:
+        """Whether all records and passages are in one table each that needs no change."""
+        parts = [*self._records, *self._passages]
+        whole = [rows for turn, rows in parts if turn == _SAVED and isinstance(rows, Stored) and rows.is_current]
+        return len(whole) == len(parts) == 2
+
+    def load(self) -> None:
+        """Read what is left of the tables, so that one that is damaged is told before anything is trained.
+
+        Raises:
+            ResultsError: it is.
+        """
+        for kept in (self._records, self._passages):
+            kept[:] = [(turn, rows.read() if isinstance(rows, Stored) else rows) for turn, rows in kept]
 
     def _read_trials(self, trials: pa.Table, part: str) -> None:
         if not part:
             state = json.loads(trials.schema.metadata[b"state"])
             self.merged_epoch = state["merged_epoch"]
             self._merged, self._closed = set(state["merged"]), set(state["closed"])
+        ids = trials["trial_id"].to_pylist()
         known = set(OUTCOMES.names) - {"trial_id"}
-        for row in trials.to_pylist():
-            trial_id = row["trial_id"]
-            self.settings[trial_id] = {key: value for key, value in row.items() if key not in known}
-            self.outcomes[trial_id] = {k: v for k, v in row.items() if k in known and v is not None}
+        settings: list[Row] = [{} for _ in ids]
+        outcomes: list[Row] = [{} for _ in ids]
+        for name in trials.column_names:
+            values = trials[name].to_pylist()
+            if name not in known:
+                for row, value in zip(settings, values, strict=True):
+                    row[name] = value
+                continue
+            for row, value in zip(outcomes, values, strict=True):
+                if value is not None:
+                    row[name] = value
+        self.settings |= dict(zip(ids, settings, strict=True))
+        self.outcomes |= dict(zip(ids, outcomes, strict=True))
 
-    def _kept_in_commits(self, table_name: str) -> list[tuple[int, pa.Table]]:
+    def _kept_in_commits(self, table_name: str) -> list[Part]:
         """Rows of a table that is gone, as far as merged commits are still there for the states in them."""
         found = [(n, c) for n in self._commits() if self._is_merged(n) and (c := self._readable(n)) is not None]
         return [(index - len(found), getattr(commit, table_name)) for index, (_, commit) in enumerate(found)]
@@ -135,22 +202,36 @@ class Results:
 
     def drop_incomplete(self, trials: list[Trial]) -> list[str]:
         """Forget how far those trials are whose records or passages are not all there; gives their ids."""
-        have: dict[str, set[int]] = {}
-        if self._records:
-            frame = self._newest_records(_concatenated(self._records, RECORDS))
-            have = {str(trial_id): set(steps) for trial_id, steps in frame.groupby("trial_id").step}
-        passed = {trial_id for _, rows in self._passages for trial_id in rows["trial_id"].unique().to_pylist()}
+        begun = [t for t in trials if self._has_ended(t.trial_id) or self.outcome(t.trial_id).get("checkpoint")]
+        have = self._recorded_steps() if begun else {}
+        passed = {i for _, rows in self._passages for i in rows.select(["trial_id"])["trial_id"].unique().to_pylist()}
+        longest = max((self.outcome(trial.trial_id)["steps"] for trial in begun), default=0)
+        densities = {trial.settings.records_per_decade for trial in begun}
+        grids = {density: sorted(record_steps(longest, density, ended=False)) for density in densities}
         dropped = []
-        for trial in trials:
-            trial_id, known = trial.trial_id, self.outcome(trial.trial_id)
-            ended = known["status"] in ENDED
-            if not ended and known.get("checkpoint") is None:
-                continue
-            needed = record_steps(known["steps"], trial.settings.records_per_decade, ended=ended)
-            if not needed <= have.get(trial_id, set()) or (ended and trial_id not in passed):
+        for trial in begun:
+            trial_id, ended = trial.trial_id, self._has_ended(trial.trial_id)
+            steps, there = self.outcome(trial_id)["steps"], have.get(trial_id, set())
+            grid = grids[trial.settings.records_per_decade]
+            is_whole = there.issuperset(grid[: bisect_left(grid, steps)]) and (not ended or steps in there)
+            if not is_whole or (ended and trial_id not in passed):
                 self.outcomes[trial_id] = dict(_PENDING)
                 dropped.append(trial_id)
+        if dropped:
+            self._saved_ids = None
         return dropped
+
+    def _recorded_steps(self) -> dict[str, set[int]]:
+        """Steps that each trial has in its records."""
+        rows = _concatenated(self._records, RECORDS, ["trial_id", "step"])
+        ids, codes, steps, _ = _newest_records(rows)
+        order = np.argsort(codes, kind="stable")
+        bounds = np.cumsum(np.bincount(codes, minlength=len(ids)))[:-1]
+        parts = np.split(steps[order], bounds) if ids else []
+        return {trial_id: set(part.tolist()) for trial_id, part in zip(ids, parts, strict=True)}
+
+    def _has_ended(self, trial_id: str) -> bool:
+        return self.outcome(trial_id)["status"] in ENDED
 
     def take(self, name: str) -> Commit:
         """Add what a commit says to what is known; one taken before changes nothing.
@@ -162,6 +243,7 @@ class Results:
         if name in self._merged:
             return commit
         self._merged.add(name)
+        self._saved_ids = None
         self.num_taken += 1
         if commit.predecessor is not None:
             self._closed.add(commit.predecessor)
@@ -192,6 +274,7 @@ class Results:
 
     def fail(self, trial_id: str, error: str, log_path: str | None = None) -> None:
         """Mark a trial that could not be trained; it is tried again by the next run, from its checkpoint if any."""
+        self._saved_ids = None
         known = self.outcomes.get(trial_id, {})
         kept: Row = {key: known[key] for key in ("checkpoint", "steps", "wall_seconds") if key in known}
         self.outcomes[trial_id] = {**kept, "status": "failed", "error": error, "log_path": log_path}
@@ -200,41 +283,49 @@ class Results:
         """What is known of a trial."""
         return self.outcomes.get(trial_id, _PENDING)
 
-    def records(self) -> pd.DataFrame:
-        """All records, each step of a trial once, without what a later start or extension replaced."""
-        return self._compact_records(self.outcomes).to_pandas()
+    def records(self, columns: Sequence[str] = RECORDS.names) -> pd.DataFrame:
+        """All records, each step of a trial once, without what a later start or extension replaced; all columns unless
+        told."""
+        needed = dict.fromkeys(["trial_id", "step", "final", *columns])
+        return self._compact_records(self.outcomes, list(needed)).select(columns).to_pandas()
 
     def merge(self, trials: list[Trial], *, metadata: dict[str, Any], closing_epoch: int | None = None) -> None:
         """Write the tables for these trials; with `closing_epoch`, no later commit of that epoch counts.
 
-        Trials known but not planned any more are kept under unplanned/.
+        Trials known but not planned any more are kept under unplanned/. Records and passages that are in their tables
+        as they should be are not written again.
         """
         if closing_epoch is not None:
             self.merged_epoch = closing_epoch
-        planned = {trial.trial_id: None for trial in trials}
-        order = [*planned, *(trial_id for trial_id in self.outcomes if trial_id not in planned)]
+        known = Flattened()
+        settings = {trial.trial_id: settings_row(trial, known) for trial in trials}
+        if self._saved_ids == list(settings):
+            self.settings |= settings
+            self._write_trials("", list(settings), metadata)
+            self._discard_superseded()
+            return
+        order = [*settings, *(trial_id for trial_id in self.outcomes if trial_id not in settings)]
         records, passages = self._compact_records(order), self._compact_passages(order)
-        retired = [trial_id for trial_id in self.outcomes if trial_id not in planned and trial_id in self.settings]
+        retired = [trial_id for trial_id in self.outcomes if trial_id not in settings and trial_id in self.settings]
         if retired:
-            rows = [{**self.settings[i], **self._null_outcome(i)} for i in retired]
-            self._write_all(UNPLANNED, rows, records, passages, {})
-        self.settings |= {trial.trial_id: settings_row(trial) for trial in trials}
-        rows = [{**self.settings[t.trial_id], **self._null_outcome(t.trial_id)} for t in trials]
-        self._write_all("", rows, records, passages, metadata)
+            self._write_all(UNPLANNED, retired, records, passages, {})
+        self.settings |= settings
+        self._write_all("", list(settings), records, passages, metadata)
         self._discard_superseded()
         self._records, self._passages = [(_SAVED, records)], [(_SAVED, passages)]
 
-    def _null_outcome(self, trial_id: str) -> Row:
-        known = self.outcome(trial_id)
-        return {name: known.get(name) for name in OUTCOMES.names if name != "trial_id"}
-
     def _write_all(
-        self, part: str, rows: list[Row], records: pa.Table, passages: pa.Table, metadata: dict[str, Any]
+        self, part: str, trial_ids: list[str], records: pa.Table, passages: pa.Table, metadata: dict[str, Any]
     ) -> None:
-        ids = pa.array([row["trial_id"] for row in rows], pa.string())
+        ids = pa.array(trial_ids, pa.string())
         for name, content in (("records", records), ("passages", passages)):
-            mine = content.filter(pa.compute.is_in(content["trial_id"], ids))
-            write_table(self.folder, f"{part}{name}.parquet", mine)
+            mine = pc.is_in(content["trial_id"], ids)
+            is_all = pc.all(mine, min_count=0).as_py()
+            write_table(self.folder, f"{part}{name}.parquet", content if is_all else content.filter(mine))
+        self._write_trials(part, trial_ids, metadata)
+
+    def _write_trials(self, part: str, trial_ids: list[str], metadata: dict[str, Any]) -> None:
+        rows = [{**self.settings[trial_id], **self.outcome(trial_id)} for trial_id in trial_ids]
         open_epochs = [n for n in self._merged if Address.parse(n).epoch > self.merged_epoch]
         closed = [f for f in self._closed if int(f.split("/")[1]) > self.merged_epoch]
         state = {"merged_epoch": self.merged_epoch, "merged": sorted(open_epochs), "closed": sorted(closed)}
@@ -248,56 +339,79 @@ class Results:
         self.folder.delete([n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch])
         self._merged &= {*needed, *names} - {n for n in names if n in self._merged}
 
-    def _compact_records(self, trial_ids: Iterable[str]) -> pa.Table:
+    def _compact_records(self, trial_ids: Iterable[str], names: Sequence[str] = RECORDS.names) -> pa.Table:
         """Each step once, in the order of these trials."""
-        rows = _concatenated(self._records, RECORDS)
+        rows = _concatenated(self._records, RECORDS, names)
         if not rows.num_rows:
-            return RECORDS.empty_table()
-        frame = self._newest_records(rows)
-        final = pd.Series([self._is_final(i, s) for i, s in zip(frame.trial_id, frame.step, strict=True)], frame.index)
-        stale = frame.final & ~final.astype(bool)
-        dropped = [
-            index
-            for index in frame.index[stale]
-            if not is_record_step(int(frame.step[index]), self._per_decade(frame.trial_id[index]))
-        ]
-        frame, final = frame.drop(index=dropped), final.drop(index=dropped)
-        placed = frame.assign(position=frame.trial_id.map({i: n for n, i in enumerate(trial_ids)}))
-        order = placed.sort_values(["position", "step"]).index
-        kept = rows.take(pa.array(order.to_numpy())).drop_columns("turn")
-        flags = pa.array(final[order].to_numpy(dtype=bool))
-        return kept.set_column(kept.schema.get_field_index("final"), "final", flags).cast(RECORDS)
+            return rows.drop_columns("turn")
+        ids, codes, steps, index = _newest_records(rows)
+        ends = np.array([self.outcome(i).get("steps", -1) if self._has_ended(i) else -1 for i in ids])
+        final = steps == ends[codes]
+        stale = rows["final"].to_numpy()[index].astype(bool) & ~final
+        gone = [n for n in np.flatnonzero(stale) if not self._is_record_step(ids[codes[n]], int(steps[n]))]
+        places = _places(ids, trial_ids)[codes]
+        order = np.lexsort((steps, places))
+        order = order[~np.isin(order, gone)]
+        kept = _taken(rows, index[order]).drop_columns("turn")
+        flags = pa.array(final[order])
+        return kept.set_column(kept.schema.get_field_index("final"), "final", flags)
 
-    def _newest_records(self, rows: pa.Table) -> pd.DataFrame:
-        """Trial, step, final flag and turn of each row that no later start of its trial replaced; each step once."""
-        frame = rows.select(["trial_id", "step", "final", "turn"]).to_pandas()
-        started = frame.turn.where(frame.step == 0).groupby(frame.trial_id).transform("max")
-        keep = (frame.turn >= started) | started.isna()
-        return frame[keep].drop_duplicates(["trial_id", "step"], keep="last")
-
-    def _is_final(self, trial_id: str, step: int) -> bool:
-        outcome = self.outcome(trial_id)
-        return outcome["status"] in ENDED and outcome.get("steps") == step
-
-    def _per_decade(self, trial_id: str) -> int:
-        return int(self.settings.get(trial_id, {}).get("records_per_decade", 16))
+    def _is_record_step(self, trial_id: str, step: int) -> bool:
+        return is_record_step(step, int(self.settings.get(trial_id, {}).get("records_per_decade", 16)))
 
     def _compact_passages(self, trial_ids: Iterable[str]) -> pa.Table:
         """Those of trials that have ended, in the order of these trials."""
-        rows = _concatenated(self._passages, PASSAGES)
+        rows = _concatenated(self._passages, PASSAGES, PASSAGES.names)
         if not rows.num_rows:
             return PASSAGES.empty_table()
-        frame = rows.select(["trial_id", "turn"]).to_pandas()
-        newest = frame.groupby("trial_id").turn.transform("max") == frame.turn
-        ended = frame.trial_id.map(lambda trial_id: self.outcome(trial_id)["status"] in ENDED).astype(bool)
-        position = frame.trial_id.map({i: n for n, i in enumerate(trial_ids)})
-        order = position[newest & ended].sort_values(kind="stable").index
-        return rows.take(pa.array(order.to_numpy())).drop_columns("turn")
+        ids, codes = _coded(rows["trial_id"])
+        turns = rows["turn"].to_numpy()
+        newest = np.full(len(ids), turns.min())
+        np.maximum.at(newest, codes, turns)
+        ended = np.array([self._has_ended(trial_id) for trial_id in ids])
+        kept = np.flatnonzero((turns == newest[codes]) & ended[codes])
+        order = np.argsort(_places(ids, trial_ids)[codes[kept]], kind="stable")
+        return _taken(rows, kept[order]).drop_columns("turn")
 
 
-def settings_row(trial: Trial) -> Row:
+Whole = npt.NDArray[np.int64]
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[list[str], Whole]:
+    """The distinct texts of a column, and which of them each row holds."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+
+
+def _places(ids: list[str], order: Iterable[str]) -> Whole:
+    """Where each id stands in an order; behind it, if it does not."""
+    known = {trial_id: place for place, trial_id in enumerate(order)}
+    return np.array([known.get(trial_id, len(known) + n) for n, trial_id in enumerate(ids)])
+
+
+def _newest_records(rows: pa.Table) -> tuple[list[str], Whole, Whole, Whole]:
+    """Rows that no later start of their trial replaced, each step once: ids; then of each row which id, its step, and
+    its place in the table."""
+    ids, codes = _coded(rows["trial_id"])
+    steps, turns = rows["step"].to_numpy(), rows["turn"].to_numpy()
+    starts = np.full(len(ids), np.iinfo(np.int64).min)
+    np.maximum.at(starts, codes[steps == 0], turns[steps == 0])
+    order = np.lexsort((steps, codes))  # stable: rows of one step stay in the order of writing
+    order = order[turns[order] >= starts[codes[order]]]
+    is_last = np.append(np.diff(codes[order]) != 0, True) | np.append(np.diff(steps[order]) != 0, True)
+    index = np.sort(order[is_last[: len(order)]])
+    return ids, codes[index], steps[index], index
+
+
+def _taken(rows: pa.Table, index: Whole) -> pa.Table:
+    """These rows; the table itself where that is all of them as they are."""
+    is_all = len(index) == len(rows) and bool((index == np.arange(len(rows))).all())
+    return rows if is_all else rows.take(pa.array(index))
+
+
+def settings_row(trial: Trial, known: Flattened | None = None) -> Row:
     """The trial's part of its row that follows from the plan: id, name and every setting by its full path."""
-    return {"trial_id": trial.trial_id, "name": trial.name, **flat_settings(trial)}
+    return {"trial_id": trial.trial_id, "name": trial.name, **flat_settings(trial, known)}
 
 
 def trials_table(rows: list[Row]) -> pa.Table:
@@ -305,8 +419,8 @@ def trials_table(rows: list[Row]) -> pa.Table:
     names = [name for name in {key: None for row in rows for key in row} if name not in OUTCOMES.names]
     columns = {"trial_id": pa.array([row["trial_id"] for row in rows], pa.string())}
     columns |= {name: _column([row.get(name) for row in rows]) for name in names}
-    outcomes = table(({key: row.get(key) for key in OUTCOMES.names} for row in rows), OUTCOMES)
-    columns |= {name: outcomes[name] for name in OUTCOMES.names if name != "trial_id"}
+    outcomes = [field for field in OUTCOMES if field.name != "trial_id"]
+    columns |= {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in outcomes}
     return pa.table(columns)
 
 
@@ -327,34 +441,45 @@ def _with_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _concatenated(parts: Iterable[tuple[int, pa.Table]], schema: pa.Schema) -> pa.Table:
-    tables = [part.append_column("turn", pa.array([turn] * part.num_rows, pa.int64())) for turn, part in parts]
-    return pa.concat_tables([*tables, schema.append(pa.field("turn", pa.int64())).empty_table()])
+def _concatenated(parts: Iterable[Part], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Rows of all parts with their turn."""
+    tables = [_with_turn(rows.select(names), turn) for turn, rows in parts]
+    return pa.concat_tables([*tables, _with_turn(schema.empty_table().select(names), 0)])
 
 
-def read_table(folder: Folder, name: str) -> pa.Table | None:
-    """A Parquet file of the folder, None if absent.
+def _with_turn(rows: pa.Table, turn: int) -> pa.Table:
+    return rows.append_column("turn", pa.array(np.full(len(rows), turn, dtype=np.int64)))
+
+
+def read_table(folder: Folder, name: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """A Parquet file of the folder, None if absent; with `columns`, those of them that it has.
 
     Raises:
         ResultsError: it is damaged, or written by a newer version.
     """
     if not folder.exists(name):
         return None
-    try:
-        source = pa.BufferReader(folder.read(name))
-        content = pq.ParquetFile(source).read(use_threads=False)  # read_table's threads may abort the exit: arrow#34314
-        version = int((content.schema.metadata or {})[b"format_version"])
-    except (pa.ArrowInvalid, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ResultsError(
-            f"{folder.path(name)} is not a table of results: {str(error).rstrip('.')}; "
-            "restore it from a copy, or move the folder away and train again"
-        ) from None
-    if version > FORMAT_VERSION:
+    with _told_if_no_table(folder, name), pq.ParquetFile(folder.path(name)) as file:
+        version = int((file.schema_arrow.metadata or {})[b"format_version"])
+        there = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
+        content = None if version > FORMAT_VERSION else file.read(there, use_threads=False)  # arrow#34314: at exit
+    if content is None:
         raise ResultsError(
             f"{folder.path(name)} has format version {version}, and this Stillpoint reads up to {FORMAT_VERSION}; "
             "upgrade it, or choose another folder with --results"
         )
     return content
+
+
+@contextmanager
+def _told_if_no_table(folder: Folder, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ResultsError(
+            f"{folder.path(name)} is not a table of results: {str(error).rstrip('.')}; "
+            "restore it from a copy, or move the folder away and train again"
+        ) from None
 
 
 def write_table(folder: Folder, name: str, content: pa.Table, metadata: dict[str, Any] | None = None) -> None:

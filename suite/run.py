@@ -162,6 +162,8 @@ class _Run:
         self._forget_lost_checkpoints()
         self.tasks = missing(self.trials, saved.outcomes, experiment)
         self.remeasured = self._notice_late_measurements()
+        if self.tasks:
+            saved.load()
 
     def _forget_lost_checkpoints(self) -> None:
         """A trained trial that is only to be measured is not trained again because its checkpoint is gone."""

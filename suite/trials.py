@@ -18,6 +18,7 @@ from suite.compatibility import COINCIDING, parametrizations_coincide
 from suite.experiment import ALONE, Budget, Experiment, TrialSettings
 from suite.measurement.catalog import CHOSEN, moments
 from suite.measurement.certificate import lacks_curvature
+from suite.measurement.moments import Moments
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
@@ -76,10 +77,10 @@ def expand(experiment: Experiment) -> Expansion:
     num_cells = 0
     for axes in cells(experiment.sweep):
         num_cells += 1
-        settings = builder.build(axes)
-        trial = Trial(trial_id(settings), _name(axes, experiment.name), settings, axes)
-        known = trials.setdefault(trial.trial_id, trial)
-        assert known.settings == settings, f"two settings share the id {trial.trial_id}"
+        settings, identity = builder.build(axes)
+        trial = Trial(identity, _name(axes, experiment.name), settings, axes)
+        known = trials.setdefault(identity, trial)
+        assert known is trial or known.settings == settings, f"two settings share the id {identity}"
     _check_parametrizations(list(trials.values()))
     return Expansion(_distinct_names(list(trials.values())), num_cells - len(trials))
 
@@ -115,16 +116,32 @@ def cells(sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 class _Builder:
-    """Builds settings from a base and a cell; a part shared by many cells is validated once."""
+    """Builds settings from a base and a cell, with their id.
+
+    A part shared by many cells is validated once. Cells that differ in the seed alone are checked once: no rule of
+    compatibility looks at it.
+    """
 
     def __init__(self, base: dict[str, Any]) -> None:
         self._base = base
-        self._parts: dict[str, BaseModel] = {}
+        self._parts: dict[str, Any] = {}
+        self._families: dict[str, tuple[TrialSettings, dict[str, str]]] = {}
 
-    def build(self, axes: dict[str, Any]) -> TrialSettings:
+    def build(self, axes: dict[str, Any]) -> tuple[TrialSettings, str]:
         changes: dict[str, dict[str, Any]] = {}
         for path, value in axes.items():
             changes.setdefault(path.partition(".")[0], {})[path] = value
+        seed = changes.pop("seed", None)
+        key = json.dumps(changes, default=str)
+        if key not in self._families:
+            settings = self._validated(changes)
+            self._families[key] = settings, _canonical(settings)
+        settings, parts = self._families[key]
+        if seed is not None:
+            settings = settings.model_copy(update={"seed": self._part("seed", seed)})
+        return settings, _identity(parts, settings.seed)
+
+    def _validated(self, changes: dict[str, dict[str, Any]]) -> TrialSettings:
         values = dict(self._base)
         for name, parts in changes.items():
             values[name] = self._part(name, parts)
@@ -168,10 +185,25 @@ def trial_id(settings: TrialSettings) -> str:
 
     Names of choices always count, so a field added later with a default changes no old id.
     """
-    parts = {name: _differing(getattr(settings, name), TrialSettings, name) for name in TrialSettings.model_fields}
-    kept = {name: part for name, part in parts.items() if part is not _DEFAULT}
-    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return _identity(_canonical(settings), settings.seed)
+
+
+def _canonical(settings: TrialSettings) -> dict[str, str]:
+    """What counts of each part but the seed, as JSON."""
+    names = [name for name in TrialSettings.model_fields if name != "seed"]
+    parts = {name: _differing(getattr(settings, name), TrialSettings, name) for name in names}
+    return {name: _compact(part) for name, part in parts.items() if part is not _DEFAULT}
+
+
+def _identity(parts: dict[str, str], seed: int) -> str:
+    """The id: twelve hex digits of the hash of one JSON object."""
+    kept = parts if seed == TrialSettings.model_fields["seed"].default else {**parts, "seed": _compact(seed)}
+    canonical = ",".join(f'"{name}":{kept[name]}' for name in sorted(kept))
+    return hashlib.sha256(f"{{{canonical}}}".encode()).hexdigest()[:12]
+
+
+def _compact(part: Any) -> str:
+    return json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 _DEFAULT = object()
@@ -205,24 +237,42 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its full path, as a scalar; lists become compact JSON."""
+def flatten(settings: BaseModel, prefix: str = "", *, known: Flattened | None = None) -> dict[str, Any]:
+    """Every setting by its full path, as a scalar; lists become compact JSON. `known` serves settings that share parts
+    with those before them."""
     flat: dict[str, Any] = {}
     for name in type(settings).model_fields:
         value, path = getattr(settings, name), f"{prefix}{name}"
-        if isinstance(value, BaseModel):
-            flat |= flatten(value, f"{path}.")
-        elif value is None and path == "encoder.key":
-            flat |= {f"{path}.width": None, f"{path}.depth": None}
-        else:
-            is_list = isinstance(value, list | tuple)
-            flat[path] = json.dumps(_plain(value), separators=(",", ":")) if is_list else value
+        is_part = isinstance(value, BaseModel | list | tuple)
+        flat |= known.part(value, path) if is_part and known is not None else _flat(value, path)
     return flat
 
 
-def flat_settings(trial: Trial) -> dict[str, Any]:
+def _flat(value: Any, path: str) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return flatten(value, f"{path}.")
+    if value is None and path == "encoder.key":
+        return {f"{path}.width": None, f"{path}.depth": None}
+    return {path: json.dumps(_plain(value), separators=(",", ":")) if isinstance(value, list | tuple) else value}
+
+
+class Flattened:
+    """Parts of settings that were flattened before: trials of one sweep share theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], tuple[Any, dict[str, Any]]] = {}
+
+    def part(self, part: Any, path: str) -> dict[str, Any]:
+        """As `flatten` has it, once for each object, which is kept so that no other takes its identity."""
+        key = id(part), path
+        if key not in self._known:
+            self._known[key] = part, _flat(part, path)
+        return self._known[key][1]
+
+
+def flat_settings(trial: Trial, known: Flattened | None = None) -> dict[str, Any]:
     """Every setting by its full path, and a word for each axis whose values are choices, such as `coupling`."""
-    flat = flatten(trial.settings)
+    flat = flatten(trial.settings, known=known)
     return flat | {axis_column(path): _word(value) for path, value in trial.axes.items() if path not in flat}
 
 
@@ -288,11 +338,17 @@ def lacks_measurement(known: Mapping[str, Any], experiment: Experiment) -> bool:
     """Whether a trial that ended was not measured there in a way that is asked for now."""
     if known.get("status") != "finished":
         return False
-    wanted = {name for name, when in moments(experiment.measure).items() if name in CHOSEN and when.at_end}
+    wanted = _wanted_at_end(frozenset(experiment.measure.items()))
     if wanted - set((known.get("measured") or "").split(",")):
         return True
     levels = experiment.levels
     return "certificate" in wanted and known.get("certified_at") != str(levels) and lacks_curvature(known, levels)
+
+
+@lru_cache(maxsize=8)
+def _wanted_at_end(measure: frozenset[tuple[str, Moments]]) -> frozenset[str]:
+    """Measurements that are asked for at the end of every trial."""
+    return frozenset(n for n, when in moments(dict(measure)).items() if n in CHOSEN and when.at_end)
 
 
 def _task(trial: Trial, known: Mapping[str, Any], budget: Budget) -> Task:

@@ -404,3 +404,33 @@ def test_few_rows_have_a_fit_with_open_limits_or_a_reason_in_words(number: int) 
         return
     assert all(estimate.low <= estimate.high for estimate in found.parameters.values())
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_rows_that_are_kept_know_their_cells():
+    x = np.log(np.array([[1.0, 2], [3, 4], [1, 2], [5, 4], [3, 4]]))
+    data = Observations(x, np.arange(5.0), np.zeros(5, dtype=bool), np.array([0, 1, 0, 1, 2]))
+    assert len(data.cells.log_x) == 3
+    np.testing.assert_array_equal(data.cells.sums(data.log_y).sum(), data.log_y.sum())
+    parts = [data, data.where(data.log_y > 0), *(part for both in data.by_cluster() for part in both)]
+    for part in parts:
+        np.testing.assert_array_equal(part.cells.log_x[part.cells.index], part.log_x)
+    for mine, rest in data.by_cluster():
+        assert sorted([*mine.log_y, *rest.log_y]) == data.log_y.tolist()
+
+
+@pytest.mark.parametrize("law", ["power", "offset-power"])
+def test_a_law_is_evaluated_at_distinct_x_alone(law: str, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    width = np.repeat([16.0, 32.0, 64.0, 128.0], 25)
+    frame = pd.DataFrame({"width": width, "seed": np.tile(np.arange(25), 4)})
+    frame["y"] = (2 + 300 / width) * rng.lognormal(sigma=0.1, size=100)
+    rows = []
+    jacobian = type(LAWS[law]).jacobian
+
+    def counted(self, theta, log_x):
+        rows.append(len(log_x))
+        return jacobian(self, theta, log_x)
+
+    monkeypatch.setattr(type(LAWS[law]), "jacobian", counted)
+    fit_law(frame, law=law, y="y", x="width")
+    assert sum(count > 4 for count in rows) < 10 < len(rows)

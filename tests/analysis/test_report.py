@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
 from analysis import figures, fit_law, load_results
 from analysis.frames import Results, law_frame, passage_frame
 from analysis.laws_of_sweep import fit_sweep
-from analysis.report import share_table, write_report
+from analysis.report import RECORD_COLUMNS, share_table, write_report
 from analysis.scales import Scale
 from analysis.summary import print_summary
 from analysis.thresholds import stationary_shares, thresholds
@@ -330,3 +331,33 @@ def test_a_folder_that_is_not_whole_is_told(full: Path, tmp_path: Path, spoil: C
     spoil(folder)
     with pytest.raises(ValueError, match=words):
         load_results(folder)
+
+
+def test_a_report_reads_the_columns_of_records_that_it_shows(full: Path):
+    assert write_report(full).results.records.columns.tolist() == list(RECORD_COLUMNS)
+    some = load_results(full, record_columns=["trial_id", "loss"]).records
+    pd.testing.assert_frame_equal(some, load_results(full).records[["trial_id", "loss"]])
+
+
+@pytest.mark.parametrize("count", [figures.MOST_MARKS, figures.MOST_MARKS + 1])
+def test_many_marks_are_one_picture(count: int, tmp_path: Path):
+    figure, ax = figures.plt.subplots()
+    ax.scatter(np.arange(count - 5), np.arange(count - 5))
+    ax.scatter(np.arange(5), np.arange(5))
+    figures.save(figure, tmp_path, "marks")
+    figures.plt.close(figure)
+    svg = (tmp_path / "marks.svg").read_text()
+    assert svg.count("<image") == (count > figures.MOST_MARKS)
+    assert (svg.count("<use") < 100) == (count > figures.MOST_MARKS)
+
+
+def test_a_figure_is_laid_out_once_for_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    times = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, f: (times.append(1), execute(self, f))[1])
+    with figures.theme():
+        figure, _ = figures.plt.subplots()
+        figures.save(figure, tmp_path, "empty")
+        figures.plt.close(figure)
+    assert times == [1]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".pdf"}

@@ -60,6 +60,7 @@ def loaded_by(code: str) -> set[str]:
         ("from analysis import fit_law", {"torch", "ray", "mlflow", "matplotlib"}),
         ("import suite.measurement.dominance", {"torch", "ray", "mlflow", "scipy", "sklearn"}),
         ("import suite.worker", {"mlflow", "sklearn", "matplotlib"}),
+        ("import suite.inspection, suite.planning, suite.delivery", {"torch", "ray", "mlflow", "pandas", "matplotlib"}),
     ],
 )
 def test_heavy_libraries_are_not_loaded_for_nothing(code: str, heavy: set[str]):

@@ -359,3 +359,84 @@ def test_a_table_of_a_newer_version_is_refused(tmp_path: Path):
     write_table(folder, "trials.parquet", pa.table({"trial_id": ["a"]}), {"format_version": 99})
     with pytest.raises(ResultsError, match="format version 99"):
         Results.open(folder)
+
+
+def written_by(results: Results, trials: list[Trial], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the objects that a merge writes."""
+    names: list[str] = []
+    write = Folder.write
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "write", lambda self, name, content: (names.append(name), write(self, name, content)))
+        merged(results, trials)
+    return names
+
+
+def test_a_merge_of_nothing_new_leaves_rows_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Folder(tmp_path)
+    first = Results.open(folder)
+    for number, trial_id in enumerate(IDS[:2]):
+        first.take(ended(folder, trial_id, number=number))
+    merged(first, TRIALS[:2], closing_epoch=1)
+    kept = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("trials", "passages", "records")}
+
+    again = Results.open(folder)
+    assert again.drop_incomplete(TRIALS[:2]) == []
+    assert written_by(again, TRIALS[:2], monkeypatch) == ["trials.parquet"]
+    for name, frame in kept.items():
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), frame)
+
+
+@pytest.mark.parametrize("change", ["another order", "one more", "one less", "older columns", "failed", "a hole"])
+def test_a_merge_of_anything_new_writes_rows(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Folder(tmp_path)
+    first = Results.open(folder)
+    for number, trial_id in enumerate(IDS[:2]):
+        first.take(ended(folder, trial_id, number=number))
+    merged(first, TRIALS[:2], closing_epoch=1)
+    if change == "older columns":
+        records = read_table(folder, "records.parquet")
+        write_table(folder, "records.parquet", records.drop_columns(["loss"]))
+    if change == "a hole":
+        records = read_table(folder, "records.parquet")
+        write_table(folder, "records.parquet", records.slice(1))
+    results = Results.open(folder)
+    planned = {"another order": TRIALS[1::-1], "one more": TRIALS, "one less": TRIALS[:1]}.get(change, TRIALS[:2])
+    assert results.drop_incomplete(planned) == ([IDS[0]] if change == "a hole" else [])
+    if change == "failed":
+        results.fail(IDS[0], "it broke")
+    assert {"records.parquet", "passages.parquet", "trials.parquet"} <= set(written_by(results, planned, monkeypatch))
+    assert read_table(folder, "records.parquet").schema.names == RECORDS.names
+    present = pd.read_parquet(tmp_path / "records.parquet").trial_id.unique().tolist()
+    assert present == [t.trial_id for t in planned if t.trial_id in IDS[:2]]
+
+
+def test_what_a_run_needs_to_know_of_records_is_two_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Folder(tmp_path)
+    first = Results.open(folder)
+    first.take(ended(folder, IDS[0], number=0))
+    merged(first, TRIALS[:1], closing_epoch=1)
+    read: list[tuple[str, list[str] | None]] = []
+
+    def noted(folder: Folder, name: str, *, columns: list[str] | None = None) -> pa.Table | None:
+        read.append((name, columns))
+        return read_table(folder, name, columns=columns)
+
+    monkeypatch.setattr("suite.results.read_table", noted)
+    results = Results.open(folder)
+    results.drop_incomplete(TRIALS[:1])
+    merged(results, TRIALS[:1])
+    assert {tuple(columns or ()) for name, columns in read if name == "records.parquet"} == {(), ("trial_id", "step")}
+    assert results.records(["trial_id", "loss"]).columns.tolist() == ["trial_id", "loss"]
+    assert results.records(["loss"]).loss.tolist() == results.records().loss.tolist()
+
+
+def test_a_table_damaged_inside_is_told_before_training(tmp_path: Path):
+    folder = Folder(tmp_path)
+    first = Results.open(folder)
+    first.take(ended(folder, IDS[0], number=0))
+    merged(first, TRIALS[:1], closing_epoch=1)
+    content = bytearray(folder.read("records.parquet"))
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    folder.write("records.parquet", bytes(content))
+    with pytest.raises(ResultsError, match=r"records\.parquet is not a table of results"):
+        Results.open(folder).load()

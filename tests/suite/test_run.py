@@ -152,6 +152,14 @@ def test_the_same_command_again_trains_nothing(small: Terminal):
     assert {run.info.run_id: run.data.metrics for run in again} == {run.info.run_id: run.data.metrics for run in runs}
 
 
+def test_with_nothing_to_do_nothing_heavy_is_imported(small: Terminal):
+    told = Terminal(small.folder, small.home, {"PYTHONPROFILEIMPORTTIME": "1"})("run", "small.yaml")
+    assert "nothing left to train" in told
+    imported = {line.rpartition("|")[2].strip() for line in told.splitlines() if line.startswith("import time:")}
+    assert "suite.results" in imported
+    assert not imported & {"torch", "ray", "mlflow", "sklearn"}
+
+
 def test_a_stored_trial_trained_again_differs_by_nothing(small: Terminal):
     output = small("run", "small.yaml", "--trial", "m16-s1", "--fresh")
     assert f"{NUM_RECORDS} records compared; largest relative difference 0 " in output

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from suite import load_experiment
 from suite.experiment import Budget, Encoder, Experiment, KeyEncoder, TrialSettings
@@ -16,7 +17,7 @@ from suite.measurement.catalog import CHOSEN
 from suite.measurement.registry import MEASUREMENTS
 from suite.reference import ROOT
 from suite.tables import OUTCOMES
-from suite.trials import Trial, cells, expand, flat_settings, flatten, missing, trial_id
+from suite.trials import Flattened, Trial, cells, expand, flat_settings, flatten, missing, trial_id
 
 HERE = Path(__file__).parent
 QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
@@ -255,3 +256,36 @@ def test_names_set_words_apart_and_numbers_not(tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text("name: a\nsweep: {encoder.width: [8], coupling: [joint], encoder.residual: [true]}\n")
     assert [trial.name for trial in expand(load_experiment(path)).trials] == ["m8-coupling=joint-residual=True"]
+
+
+SHARED = {
+    "encoder.width": [8, 16],
+    "zip": [{"data.samples": [8, 12], "loss.temperature": [0.5, 1]}],
+    "seed": [0, 1, 7],
+    "coupling": ["joint", {"name": "momentum", "mu": 0.9}],
+}
+
+
+def test_cells_that_share_parts_are_as_each_by_itself():
+    experiment = Experiment(name="t", sweep=SHARED)
+    trials = expand(experiment).trials
+    assert len(trials) == 24
+    known = Flattened()
+    for trial in trials:
+        alone = experiment.model_copy(update={"sweep": {path: [value] for path, value in trial.axes.items()}})
+        (again,) = expand(alone).trials
+        assert (again.settings, again.trial_id) == (trial.settings, trial.trial_id)
+        assert again.settings.model_fields_set == trial.settings.model_fields_set
+        assert trial_id(trial.settings) == trial.trial_id
+        assert flat_settings(trial, known) == flat_settings(trial)
+
+
+def test_a_seed_is_validated_and_only_a_seed_takes_no_check_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    checked = []
+    monkeypatch.setattr("suite.compatibility.check", checked.append)
+    expand(Experiment(name="t", sweep={"seed": list(range(50)), "encoder.width": [8, 16]}))
+    assert len(checked) == 2
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        expand(Experiment(name="t", sweep={"seed": [0, -1]}))
+    with pytest.raises(ValidationError, match="valid integer"):
+        expand(Experiment(name="t", sweep={"seed": [0, True]}))
