@@ -60,6 +60,10 @@ def loaded_by(code: str) -> set[str]:
         ("from analysis import fit_law", {"torch", "ray", "mlflow", "matplotlib"}),
         ("import suite.measurement.dominance", {"torch", "ray", "mlflow", "scipy", "sklearn"}),
         ("import suite.worker", {"mlflow", "sklearn", "matplotlib"}),
+        (
+            "import suite.cli, suite.results, suite.delivery, suite.scheduling",
+            {"torch", "mlflow", "sqlalchemy", "sklearn", "scipy", "matplotlib"},
+        ),
     ],
 )
 def test_heavy_libraries_are_not_loaded_for_nothing(code: str, heavy: set[str]):
