@@ -1,7 +1,8 @@
 """MLflow: one writer in a background thread mirrors what is committed on disk, and delivering it again changes nothing.
 
 The parent run is the sweep, a child run is a trial. Both are found by their tags before they are created; a metric
-point is written once per step; params are written once. The results folder stays the truth: when MLflow is away or
+point is written once per step; params are written once. Trials that wait are written in one transaction, because
+MLflow's time goes into sessions and commits. The results folder stays the truth: when MLflow is away or
 refuses, training goes on, and the next run of the same command delivers what is missing.
 """
 

@@ -61,6 +61,10 @@ def loaded_by(code: str) -> set[str]:
         ("import suite.measurement.dominance", {"torch", "ray", "mlflow", "scipy", "sklearn"}),
         ("import suite.worker", {"mlflow", "sklearn", "matplotlib"}),
         ("import suite.inspection, suite.planning, suite.delivery", {"torch", "ray", "mlflow", "pandas", "matplotlib"}),
+        (
+            "import suite.cli, suite.results, suite.delivery, suite.scheduling",
+            {"torch", "mlflow", "sqlalchemy", "sklearn", "scipy", "matplotlib"},
+        ),
     ],
 )
 def test_heavy_libraries_are_not_loaded_for_nothing(code: str, heavy: set[str]):
