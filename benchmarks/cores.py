@@ -35,8 +35,12 @@ def at_once(function: Callable[..., T], parts: Sequence[Any]) -> list[T]:
 
 def _work(function: Callable[..., T], part: Any, barrier: Any, end: Connection) -> None:
     torch.set_num_threads(1)
-    barrier.wait()
-    end.send(function(part, barrier.wait))
+    try:
+        barrier.wait()
+        end.send(function(part, barrier.wait))
+    except BaseException:
+        barrier.abort()  # the others need not wait for this one
+        raise
 
 
 def shares(items: Sequence[T], number: int) -> list[list[T]]:

@@ -1,0 +1,109 @@
+"""How much of the hardware's ceiling training reaches, by width, for the suite and its peers.
+
+`python -m benchmarks.ceiling` trains narrow.yaml's trials at depth 2 in one process of one thread per core, all at
+the same time, as lanes are trained; a plain loop also runs in one process of as many threads. A rate is the matrix
+products of a step, each counted once, over the wall time; the ceiling is that of those very products and nothing
+else. Ways are measured in turns, and the best of some rounds counts. The suite's times are of trials of 1000 steps
+with the default measurements: of wide ones, the first steps are trained and each part is counted as often.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from benchmarks import ensemble, pair
+from benchmarks.cores import Meet, at_once
+from benchmarks.lane import train_lane
+from benchmarks.products import Products
+from benchmarks.saved import CORES, NARROW, asked_quick, save
+from benchmarks.starts import start_of, trials_of
+from suite.calibration import measure
+from suite.experiment import TrialSettings
+from suite.lanes import Cost
+from suite.loading import load_experiment
+from suite.training.arithmetic import flops_per_step
+
+TRIALS, STEPS = 32, 1000
+"""Seeds of one shape, of which a lane may stack as many as calibration says, and steps of one trial."""
+WAYS = ("suite", "loop", "loop_threads", "ensemble", "ceiling")
+
+
+def main() -> None:
+    """A row per width."""
+    quick = asked_quick(__doc__)
+    widths = [16, 512] if quick else [2**k for k in range(4, 12)]
+    rounds, seconds = (1, 0.2) if quick else (3, 0.7)
+    plans = [_plan(width, seconds) for width in widths]
+    parts = [(rank, plans, rounds, seconds) for rank in range(CORES)]
+    rows = [
+        _row(plan, rates) for plan, rates in zip(plans, zip(*at_once(measure_rates, parts), strict=True), strict=True)
+    ]
+    save("ceiling", {"rows": rows, "rounds": rounds}, quick=quick)
+
+
+def _plan(width: int, seconds: float) -> dict[str, int]:
+    """Slots, and steps that take about so long, of trials of this width."""
+    torch.set_num_threads(1)
+    cost: Cost = measure(_trials(width, 1)[0], num_trials=TRIALS, threads=1, device="cpu")
+    steps = round(seconds / (cost.slots * cost.seconds_per_step))
+    return {"width": width, "slots": cost.slots, "steps": min(max(steps, 10), STEPS)}
+
+
+def _trials(width: int, number: int) -> list[TrialSettings]:
+    words = {"encoder__width": width, "encoder__depth": 2, "seed": f"{{range: {number}}}"}
+    return [trial.settings for trial in trials_of(NARROW, **words)]
+
+
+def _row(plan: dict[str, int], rates: tuple[list[dict[str, float]], ...]) -> dict[str, Any]:
+    """FLOP/s of all cores together in the best round of each way."""
+    best = {way: max(map(sum, zip(*([found[way] for found in core] for core in rates), strict=True))) for way in WAYS}
+    share = statistics.median(sum(core[k]["measuring"] for core in rates) / len(rates) for k in range(len(rates[0])))
+    return {**plan, **best, "measuring": share}
+
+
+Part = tuple[int, list[dict[str, int]], int, float]
+
+
+def measure_rates(part: Part, meet: Meet) -> list[list[dict[str, float]]]:
+    """In one process: for each width and round, FLOP/s of each way, and the suite's share of measuring."""
+    rank, plans, rounds, seconds = part
+    return [list(_rounds(plan, rank, rounds, seconds, meet)) for plan in plans]
+
+
+def _rounds(plan: dict[str, int], rank: int, rounds: int, seconds: float, meet: Meet) -> Iterator[dict[str, float]]:
+    width, slots, steps = plan["width"], plan["slots"], plan["steps"]
+    experiment = load_experiment(NARROW, overrides=[f"budget.steps={steps}"])
+    words = {"encoder__width": width, "encoder__depth": 2, "seed": f"{{range: {slots}}}"}
+    trials = trials_of(NARROW, **words)
+    settings, starts = [t.settings for t in trials], [start_of(t) for t in trials]
+    flops, products = flops_per_step(settings[0]), Products(settings[0], slots)
+    alone = min(STEPS, steps * slots)
+
+    def rate(train: Callable[[], pair.Trained], steps: int, trials: int = 1) -> float:
+        return flops * trials * (steps + 1) / train().seconds
+
+    for _ in range(rounds):
+        meet()
+        lane = train_lane(settings, slots=slots, experiment=experiment, as_if=STEPS)
+        found = {"suite": flops * slots * (STEPS + 1) / lane.total, "measuring": 1 - lane.training / lane.total}
+        meet()
+        found["loop"] = rate(lambda: pair.train(starts[0], alone), alone)
+        meet()
+        found["ensemble"] = rate(lambda: ensemble.train(starts, steps), steps, slots)
+        meet()
+        found["ceiling"] = products.rate(seconds)
+        meet()
+        found["loop_threads"] = 0.0
+        if rank == 0:
+            torch.set_num_threads(CORES)
+            found["loop_threads"] = rate(lambda: pair.train(starts[0], alone), alone)
+            torch.set_num_threads(1)
+        yield found
+
+
+if __name__ == "__main__":
+    main()

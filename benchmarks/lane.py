@@ -1,0 +1,63 @@
+"""One lane trained in this process, and what its measurements took."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from suite.experiment import Experiment, TrialSettings
+from suite.training.loop import Job, Loop
+from suite.training.records import record_steps
+
+
+@dataclass(frozen=True)
+class LaneTime:
+    """Wall seconds of a lane: of training alone, and of each measurement."""
+
+    training: float
+    measuring: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.training + sum(self.measuring.values())
+
+
+def train_lane(
+    settings: Sequence[TrialSettings], *, slots: int, experiment: Experiment, as_if: int | None = None
+) -> LaneTime:
+    """Train these trials of one shape to their end, without what comes before the first step.
+
+    `as_if` gives the times of trials of so many steps, of which these make only the first: each evaluation and each
+    measurement is taken to cost the same, and longer trials have fewer records per step, and one end.
+    """
+    steps = experiment.budget.steps
+    loop = Loop(
+        [Job(trial_id=str(number), settings=s) for number, s in enumerate(settings)],
+        slots=slots,
+        budget=experiment.budget,
+        stop_below=experiment.stop_below,
+        levels=experiment.levels,
+        measure=experiment.measure,
+    )
+    began = time.perf_counter()
+    while not loop.done:
+        loop.run_chunk()
+    loop.take()
+    took = time.perf_counter() - began
+    measuring = {name: part for name, part in loop.recorder.seconds.items() if part}
+    training = took - sum(measuring.values())
+    if as_if is None:
+        return LaneTime(training, measuring)
+    mine, theirs = _calls(loop, steps), _calls(loop, as_if)
+    scaled = {name: part * theirs[name] / mine[name] for name, part in measuring.items()}
+    return LaneTime(training * (as_if + 1) / (steps + 1), scaled)
+
+
+def _calls(loop: Loop, steps: int) -> Counter[str]:
+    """How often each measurement is made of a trial of so many steps."""
+    per_decade = 16
+    at = record_steps(steps, per_decade, ended=True)
+    return Counter(m.name for step in at for m in loop.recorder.due(step, per_decade, final=step == steps))
