@@ -31,7 +31,7 @@ def main() -> None:
         save("gpu", {"device": None}, quick=quick)
         return
     shrunk = {"seed": "{range: 2}", "budget__steps": 50} if quick else {}
-    figures = {"device": torch.cuda.get_device_name(), "narrow": narrow(shrunk, 50 if quick else 1000)}
+    figures: dict[str, Any] = {"device": torch.cuda.get_device_name(), "narrow": narrow(shrunk, 50 if quick else 1000)}
     figures["ceiling"] = [fraction(width) for width in (WIDTHS[:1] if quick else WIDTHS)]
     save("gpu", figures, quick=quick)
 
