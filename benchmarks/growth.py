@@ -36,7 +36,7 @@ LANE_STEPS = 40
 def main() -> None:
     """Seconds by size, and exponents."""
     quick = asked_quick(__doc__)
-    figures = {"trials": by_trials([8, 16] if quick else TRIALS)}
+    figures = {"trials": by_trials([8, 16, 32] if quick else TRIALS)}
     for name, sizes in SIZES.items():
         figures[name] = by_shape(name, sizes[:3] if quick else sizes, steps=10 if quick else LANE_STEPS)
     save("growth", figures, quick=quick)
@@ -76,8 +76,8 @@ def seconds_per_trial(shape: dict[str, int], steps: int) -> float:
 def fitted(sizes: list[int], seconds: list[float]) -> dict[str, Any]:
     """Seconds by size, and the exponent over the larger half."""
     kept = math.ceil(len(sizes) / 2)
-    slope, _ = np.polyfit(np.log(sizes[-kept:]), np.log(seconds[-kept:]), 1) if kept > 1 else (math.nan, 0)
-    return {"sizes": sizes, "seconds": seconds, "exponent": None if math.isnan(slope) else float(slope)}
+    slope, _ = np.polyfit(np.log(sizes[-kept:]), np.log(seconds[-kept:]), 1)
+    return {"sizes": sizes, "seconds": seconds, "exponent": float(slope)}
 
 
 if __name__ == "__main__":

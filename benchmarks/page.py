@@ -1,4 +1,4 @@
-"""docs/performance.md, made from results.json: its words are here, its numbers are measured.
+"""docs/performance.md, made from results.json: its words are in performance.md.jinja, its numbers are measured.
 
 `python -m benchmarks.page` writes the page and its picture again.
 """
@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.peers import MOST_AT_10, MOST_AT_END
 from benchmarks.saved import FULL, QUICK, ROOT, asked_quick, read
 
 Figures = dict[str, Any]
@@ -30,75 +33,72 @@ def main() -> None:
 
 
 def write(parts: Figures, file: Path) -> None:
-    """The page, and beside it the picture; what was not measured is said to be so."""
+    """The page, and beside it the picture."""
     picture = PICTURE if file.parent == ROOT / "docs" else file.with_suffix(".png")
     if "ceiling" in parts:
         draw(parts["ceiling"]["rows"], picture)
-    file.write_text(page(parts, str(picture.relative_to(file.parent))))
+    file.write_text(page(parts, picture=str(picture.relative_to(file.parent))), encoding="utf-8")
 
 
-def page(parts: Figures, picture: str) -> str:
-    """The whole text."""
-    sections: dict[str, Callable[[Figures], str]] = {
+def page(parts: Figures, *, picture: str) -> str:
+    """The whole text, with a section for each benchmark that has run."""
+    sections: dict[str, Callable[[Figures], Figures]] = {
         "peers": peers,
-        "ceiling": lambda figures: ceiling(figures, picture),
+        "ceiling": ceiling,
         "overheads": overheads,
         "growth": growth,
         "bookkeeping": bookkeeping,
         "gpu": gpu,
     }
-    told = [section(parts[name]) for name, section in sections.items() if name in parts]
-    return "\n\n".join([HEAD, goals(parts), *told]) + "\n"
-
-
-HEAD = """# How fast it is, and what it costs
-
-Made by `make bench` from `benchmarks/results.json`; no number is typed by hand. Each section names its own command, and
-says on what it was measured. Ratios compare what ran in one and the same benchmark on one machine."""
+    told = {
+        name: {"origin": origin(parts[name]), **section(parts[name])} if name in parts else None
+        for name, section in sections.items()
+    }
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, undefined=StrictUndefined, trim_blocks=True, autoescape=False)
+    template = environment.get_template("performance.md.jinja")
+    return template.render(**told, goals=goals(parts), picture=picture, no_gpu=NO_GPU).rstrip() + "\n"
 
 
 def goals(parts: Figures) -> str:
     """What was to be reached, and what was measured."""
-    rows = [[what, asked, told(parts)] for what, asked, told in GOALS]
-    return table(["what", "asked", "measured"], rows)
+    return table(["what", "asked", "measured"], [[what, asked, _told(parts, told)] for what, asked, told in GOALS])
 
 
-def _told(measured: Callable[[Figures], str], missing: str = NOT_YET) -> Callable[[Figures], str]:
-    """The words for a figure, where its benchmark has run."""
-
-    def words(parts: Figures) -> str:
-        try:
-            return measured(parts)
-        except (KeyError, ValueError):
-            return missing
-
-    return words
+def _told(parts: Figures, told: Callable[[Figures], str]) -> str:
+    try:
+        return told(parts)
+    except (KeyError, ValueError):  # not in this file, or not at these widths
+        return NOT_YET
 
 
 def _against(name: str, peer: str, ours: str) -> Callable[[Figures], str]:
-    return _told(lambda p: f"{p['peers'][name][peer] / p['peers'][name][ours]:.1f}x")
+    return lambda parts: f"{parts['peers'][name][peer] / parts['peers'][name][ours]:.2f}x"
 
 
-def _least_against_loop(parts: Figures) -> str:
-    ratios = {r["width"]: r["suite"] / max(r["loop"], r["loop_threads"]) for r in parts["ceiling"]["rows"]}
-    width = min(ratios, key=lambda w: ratios[w])
-    return f"{ratios[width]:.2f}x, at width {width}"
+def _against_loop(parts: Figures) -> str:
+    ratios = {row["width"]: row["suite"] / max(row["loop"], row["loop_threads"]) for row in parts["ceiling"]["rows"]}
+    return f"{min(ratios.values()):.2f}x, at width {min(ratios, key=lambda width: ratios[width])}"
 
 
-def _least_fraction(parts: Figures, least: int, most: int) -> str:
-    fractions = {r["width"]: r["suite"] / r["ceiling"] for r in parts["ceiling"]["rows"] if least <= r["width"] <= most}
-    width = min(fractions, key=lambda w: fractions[w])
-    return f"{fractions[width]:.2f}, at width {width}"
+def _fraction(parts: Figures, least: int, most: int) -> str:
+    rows = [row for row in parts["ceiling"]["rows"] if least <= row["width"] <= most]
+    fraction, width = min((row["suite"] / row["ceiling"], row["width"]) for row in rows)
+    return f"{fraction:.2f}, at width {width}"
 
 
 def _gpu_speed(parts: Figures) -> str:
+    if parts["gpu"]["device"] is None:
+        return NO_GPU
     narrow = parts["gpu"]["narrow"]
     whole, training = (narrow["one_at_a_time"] / narrow[name] for name in ("suite", "suite_training"))
-    return f"{whole:.1f}x; training alone {training:.0f}x"
+    return f"{whole:.1f}x, training alone {training:.1f}x ({parts['gpu']['device']})"
 
 
 def _gpu_fraction(parts: Figures) -> str:
-    return f"{min(r['suite'] / r['ceiling'] for r in parts['gpu']['ceiling']):.2f}"
+    if parts["gpu"]["device"] is None:
+        return NO_GPU
+    return f"{min(r['suite'] / r['ceiling'] for r in parts['gpu']['ceiling']):.2f} ({parts['gpu']['device']})"
 
 
 def _bookkeeping(parts: Figures) -> str:
@@ -107,50 +107,50 @@ def _bookkeeping(parts: Figures) -> str:
 
 GOALS: list[tuple[str, str, Callable[[Figures], str]]] = [
     (
-        "narrow sweep, wall per trial from the command to the last row in Parquet and MLflow, against Ray Tune's",
+        "narrow sweep: wall per trial, from the command to the last row in Parquet and MLflow, against Ray Tune",
         "30x",
         _against("narrow", "tune", "suite"),
     ),
-    ("wide sweep, the same", "3x", _against("wide", "tune", "suite")),
+    ("wide sweep: the same", "3x", _against("wide", "tune", "suite")),
     (
-        "narrow sweep, training alone against a sequential loop on the same cores",
+        "narrow sweep: training alone, against a sequential loop on the same cores",
         "2.5x",
         _against("narrow", "loop", "suite_training"),
     ),
-    ("any width from 16 to 2048 against the sequential loop", "never below 0.97x", _told(_least_against_loop)),
+    ("any width from 16 to 2048, against a sequential loop", "never below 0.97x", _against_loop),
     (
-        "fraction of the GEMM ceiling, width 512, default measurements on",
+        "fraction of the GEMM ceiling at width 512, default measurements on",
         "0.75",
-        _told(lambda p: _least_fraction(p, 512, 1023)),
+        lambda parts: _fraction(parts, 512, 1023),
     ),
-    ("the same from width 1024", "0.85", _told(lambda p: _least_fraction(p, 1024, 10**9))),
+    ("the same from width 1024 on", "0.85", lambda parts: _fraction(parts, 1024, 2048)),
     (
-        "tracking's share of wall, narrow sweep",
+        "narrow sweep: tracking's share of wall",
         "at most 10%",
-        _told(lambda p: f"{p['overheads']['shares']['tracking']:.1%}"),
+        lambda parts: f"{parts['overheads']['shares']['tracking']:.1%}",
     ),
     (
-        "tail: cores idle while the last lanes end, of the narrow sweep's wall",
+        "narrow sweep: share of wall in which cores idle while the last lanes end",
         "at most 10%",
-        _told(lambda p: f"{p['overheads']['tail']:.1%}"),
+        lambda parts: f"{parts['overheads']['tail']:.1%}",
     ),
     (
         "command to first training step, calibration included",
         "at most 8 s",
-        _told(lambda p: f"{p['overheads']['start_up_cold']:.1f} s"),
+        lambda parts: f"{parts['overheads']['start_up_cold']:.1f} s",
     ),
     (
         "10,000 trials: plan / run with nothing to do / analyse 60 records of each",
         "3 s / 15 s / 30 s",
-        _told(_bookkeeping),
+        _bookkeeping,
     ),
-    ("one H200: narrow sweep against its trials one at a time on that GPU", "100x", _told(_gpu_speed, NO_GPU)),
-    ("one H200: fraction of the float32 GEMM rate, width 2048 and more", "0.70", _told(_gpu_fraction, NO_GPU)),
+    ("one H200: narrow sweep, against its trials one at a time on that GPU", "100x", _gpu_speed),
+    ("one H200: fraction of the float32 GEMM rate, width 2048 and more", "0.70", _gpu_fraction),
 ]
 
 
-def peers(figures: Figures) -> str:
-    """Section (a)."""
+def peers(figures: Figures) -> Figures:
+    """Times and differences of losses."""
     sweeps = {name: figures[name] for name in ("narrow", "wide")}
     ways = {
         "suite": "Stillpoint, from the command to its end",
@@ -159,37 +159,29 @@ def peers(figures: Figures) -> str:
         "loop": "sequential loop, training alone",
         "ensemble": "`torch.func` ensemble, training alone",
     }
-    rows = [[words, *(_milliseconds(sweep[way]) for sweep in sweeps.values())] for way, words in ways.items()]
     names = {"tune": "Ray Tune", "loop": "sequential loop", "ensemble": "`torch.func` ensemble"}
-    columns = ("loss_10_most", "loss_median", "loss_most")
-    apart = [
+    columns = {"loss_10_most": "step 10, largest", "loss_median": "end, median", "loss_most": "end, largest"}
+    differences = [
         [f"{words}, {name}", *(f"{sweep['differences'][peer][column]:.1e}" for column in columns)]
         for name, sweep in sweeps.items()
         for peer, words in names.items()
     ]
-    sizes = [f"{n}: {s['trials']} trials of {s['steps']} steps, {s['sampled']} by the peers" for n, s in sweeps.items()]
-    return f"""## Beside its peers
-
-`python -m benchmarks.peers`, on {_origin(figures)}. Milliseconds per trial on all cores ({"; ".join(sizes)}):
-
-{table(["", *sweeps], rows)}
-
-The command runs with nothing calibrated, and without the report. Ray Tune trains one trial a process, as its guides show it, with
-`torch.optim.SGD` and `MLflowLoggerCallback` on SQLite; its time is from its first trial's start to its last one's last report, so without Ray's
-own start. Each of its trials reports at steps 0 and 10 and after every tenth of its steps; reports more often would make it slower. The loop is
-`nn.Module`, autograd and `torch.optim.SGD` with G at every step and no tracking; the ensemble is `vmap` over `grad_and_value` of the stacked
-seeds of one shape. Both take, shape by shape, the faster of one process of one thread per core and one process of as many threads. All start
-from the suite's own draws, and the outputs of the first, untrained layer are given to them.
-
-They reach the same losses. Relative differences to Stillpoint's, of the trials that both trained:
-
-{table(["", "step 10, largest", "end, median", "end, largest"], apart)}
-
-The benchmark fails where step 10 differs by more than 1e-4 in any trial, or the end by more than 1% in the median trial."""
+    return {
+        "sizes": "; ".join(
+            f"{n}: {s['trials']} trials of {s['steps']} steps, {s['sampled']} of them by the peers"
+            for n, s in sweeps.items()
+        ),
+        "times": table(
+            ["", *sweeps], ([words, *(_milliseconds(s[way]) for s in sweeps.values())] for way, words in ways.items())
+        ),
+        "differences": table(["", *columns.values()], differences),
+        "most_at_10": f"{MOST_AT_10:.0e}",
+        "most_at_end": f"{MOST_AT_END:.0%}",
+    }
 
 
-def ceiling(figures: Figures, picture: str) -> str:
-    """Section (b)."""
+def ceiling(figures: Figures) -> Figures:
+    """Fractions by width."""
     rows = [
         [
             row["width"],
@@ -200,78 +192,52 @@ def ceiling(figures: Figures, picture: str) -> str:
         ]
         for row in figures["rows"]
     ]
-    return f"""## Of the hardware's ceiling
-
-`python -m benchmarks.ceiling`, on {_origin(figures)}. Fractions of the rate at which this machine makes a step's matrix products and
-nothing else (float32, the same shapes, as many different matrices), by width, at depth 2, n = 64 and d = 16:
-
-![Fraction of the ceiling against width]({picture})
-
-{table(["width", "slots", "ceiling, GFLOP/s", *WAYS.values(), "measuring"], rows)}
-
-All run in one process of one thread per core, all cores at once, but for the loop with a thread per core; measured in turns, the best of
-{figures["rounds"]} rounds. Stillpoint's times include the default measurements of a trial of 1000 steps (their share is in the last column):
-of trials that take long, the first steps are trained, and each part is counted as often as in a whole one. Below width 256 a step is mostly
-what is around the products, which is why stacking trials pays there."""
+    head = ["width", "slots", "ceiling, GFLOP/s", *WAYS.values(), "measuring"]
+    return {"rates": table(head, rows), "rounds": figures["rounds"]}
 
 
-def overheads(figures: Figures) -> str:
-    """Section (c)."""
-    words = {
+def overheads(figures: Figures) -> Figures:
+    """Shares of wall, and of core time."""
+    compared = {
         "tracking": "MLflow (`--tracking-uri none`)",
         "measurement": "default measurements (`measure=none`)",
         "checkpoints": "checkpoints (`checkpoints=none`)",
     }
-    rows = [[words[name], f"{figures['shares'][name]:.1%}", _walls(figures["walls"][name])] for name in words]
-    rows += [
-        ["start-up, to the end of the first step", f"{figures['start_up_share']:.1%}", ""],
-        ["tail: cores idle while the last lanes end", f"{figures['tail']:.1%}", ""],
-        ["from the last step to the end of the command", f"{figures['ending']:.1%}", ""],
-    ]
+    within = {
+        "start_up_share": "start-up, to the end of the first step",
+        "tail": "tail: cores idle while the last lanes end",
+        "ending": "from the last step to the end of the command",
+    }
+    shares = [[words, f"{figures['shares'][n]:.1%}", _walls(figures["walls"][n])] for n, words in compared.items()]
+    shares += [[words, f"{figures[name]:.1%}", ""] for name, words in within.items()]
     parts = sorted(figures["measurements"].items(), key=lambda item: -item[1])
-    cold, warm = figures["start_up_cold"], figures["start_up_warm"]
-    return f"""## Around training
-
-`python -m benchmarks.overheads`, on {_origin(figures)}. Shares of the narrow sweep's wall, report left out and shapes calibrated; with all of
-them it takes {_walls(figures["walls"]["everything"])}. Of the first three, the sweep was run with and without in turns, and the least walls are
-compared; differences of a few percent are noise.
-
-{table(["part", "share", "walls without"], rows)}
-
-From the command to the end of the first training step: {cold:.1f} s with nothing calibrated, {warm:.1f} s with all shapes known (medians).
-
-The lanes of the sweep, trained one after another in one process ({figures["core_seconds"]:.0f} core seconds, half of the seeds):
-
-{table(["measurement", "share of core time"], [[name, f"{share:.2%}"] for name, share in parts])}
-
-`make bench-measurement` does the same for the quickstart. Curvature, kernels and gradient dominance are off by default;
-`stillpoint plan` says what they would take."""
+    return {
+        "walls": _walls(figures["walls"]["everything"]),
+        "shares": table(["part", "share of wall", "walls without"], shares),
+        "cold": f"{figures['start_up_cold']:.1f} s",
+        "warm": f"{figures['start_up_warm']:.1f} s",
+        "core_seconds": f"{figures['core_seconds']:.0f}",
+        "measurements": table(
+            ["measurement", "share of core time"],
+            [[name, f"{share:.2%}"] for name, share in [*parts, ("all", sum(figures["measurements"].values()))]],
+        ),
+    }
 
 
-def growth(figures: Figures) -> str:
-    """Section (d)."""
+def growth(figures: Figures) -> Figures:
+    """Exponents, and the seconds they are fitted to."""
     names = {
         "trials": "trials, wall of the command",
         "encoder.width": "width, seconds per trial",
         "encoder.depth": "depth, seconds per trial",
         "data.samples": "samples n, seconds per trial",
     }
-    rows = [
-        [words, "—" if (slope := figures[name]["exponent"]) is None else f"{slope:.2f}", _series(figures[name])]
-        for name, words in names.items()
-    ]
-    return f"""## How it grows
-
-`python -m benchmarks.growth`, on {_origin(figures)}. The exponent is fitted to the larger half of the sizes. A step's products grow like
-width squared, depth and n, so the exponents of an ideal machine are 2, 1 and 1, and that of the number of trials is 1. Trials of width 32,
-depth 1 and 100 steps by the command; the others trained as full lanes on one core, scaled to 1000 steps, at width 256, depth 2 and n = 64
-where these do not grow.
-
-{table(["what grows", "exponent", "size: seconds"], rows)}"""
+    rows = [[words, f"{figures[name]['exponent']:.2f}", _series(figures[name])] for name, words in names.items()]
+    return {"exponents": table(["what grows", "exponent", "size: seconds"], rows)}
 
 
-def bookkeeping(figures: Figures) -> str:
-    """Section (e)."""
+def bookkeeping(figures: Figures) -> Figures:
+    """Seconds of each command."""
     names = {
         "plan_cold": "`plan`, nothing calibrated",
         "plan": "`plan`",
@@ -279,28 +245,28 @@ def bookkeeping(figures: Figures) -> str:
         "report": "`report`",
         "status": "`status`",
     }
-    rows = [
-        [words, f"{figures[n]:.1f} s", f"{figures[f'{n}_cpu']:.1f} s"] for n, words in names.items() if n in figures
-    ]
-    return f"""## Ten thousand trials
-
-`python -m benchmarks.bookkeeping`, on {_origin(figures)}. A finished sweep of 10,000 trials with 60 records each, made of one trained trial and
-variations on it by the code that writes results. Each command in a process of its own, imports included:
-
-{table(["command", "wall", "processor"], rows)}"""
+    rows = [[words, f"{figures[n]:.1f} s", f"{figures[f'{n}_cpu']:.1f} s"] for n, words in names.items()]
+    return {"seconds": table(["command", "wall", "processor"], rows)}
 
 
-def gpu(figures: Figures) -> str:
-    """The GPU's section."""
-    head = f"## On a GPU\n\n`python -m benchmarks.gpu`, on {_origin(figures)}. "
+def gpu(figures: Figures) -> Figures:
+    """What was measured on a GPU, if there was one."""
     if figures["device"] is None:
-        return head + NO_GPU[0].upper() + NO_GPU[1:] + "."
-    narrow = figures["narrow"]
-    rows = [[r["width"], f"{r['ceiling'] / 1e12:.1f}", f"{r['suite'] / r['ceiling']:.2f}"] for r in figures["ceiling"]]
-    return f"""{head}{figures["device"]}. The narrow sweep takes {_milliseconds(narrow["suite"])} ms per trial from the command to its end,
-{_milliseconds(narrow["suite_training"])} ms of training alone, and {_milliseconds(narrow["one_at_a_time"])} ms when its trials are trained one at a time.
-
-{table(["width = n", "float32 GEMM, TFLOP/s", "fraction"], rows)}"""
+        return {"narrow": None}
+    ways = {
+        "suite": "Stillpoint, from the command to its end",
+        "suite_training": "Stillpoint, training alone",
+        "one_at_a_time": "one at a time, training alone",
+    }
+    fractions = [
+        [row["width"], f"{row['ceiling'] / 1e12:.1f}", f"{row['suite'] / row['ceiling']:.2f}"]
+        for row in figures["ceiling"]
+    ]
+    return {
+        "device": figures["device"],
+        "narrow": table(["", "narrow"], ([words, _milliseconds(figures["narrow"][n])] for n, words in ways.items())),
+        "fractions": table(["width", "GEMM, TFLOP/s", "fraction"], fractions),
+    }
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
@@ -311,30 +277,34 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 def draw(rows: list[Figures], file: Path) -> None:
     """Fraction of the ceiling against width, for each way."""
-    import matplotlib
     import pandas as pd
     import seaborn as sns
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
     points = [
-        {"width": row["width"], "fraction of the ceiling": row[way] / row["ceiling"], "": words.replace("`", "")}
+        {"width": row["width"], "fraction of the ceiling": row[way] / row["ceiling"], "way": words.replace("`", "")}
         for row in rows
         for way, words in WAYS.items()
     ]
-    sns.set_theme(style="whitegrid", palette="colorblind")
-    frame = pd.DataFrame(points)
-    axes = sns.lineplot(frame, x="width", y="fraction of the ceiling", hue="", style="", markers=True, dashes=False)
+    with sns.axes_style("whitegrid"):
+        figure = Figure(figsize=(7, 4))
+        axes = figure.subplots()
+        style = {"markers": True, "dashes": False, "palette": "colorblind", "ax": axes}
+        sns.lineplot(
+            pd.DataFrame(points), x="width", y="fraction of the ceiling", hue="way", style="way", errorbar=None, **style
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks([row["width"] for row in rows], [str(row["width"]) for row in rows])
     axes.set_ylim(0, 1)
-    axes.figure.set_size_inches(7, 4)
-    axes.figure.savefig(file, dpi=120, bbox_inches="tight")
-    matplotlib.pyplot.close(axes.figure)
+    axes.legend(title=None)
+    figure.savefig(file, dpi=120, bbox_inches="tight")
 
 
-def _origin(figures: Figures) -> str:
+def origin(figures: Figures) -> str:
+    """What a benchmark ran on, with what, and when."""
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
-    return f"{figures['cores']} cores of {figures['processor']} ({versions}; {figures['date'][:10]}, code {figures['code']})"
+    machine = f"{figures['cores']} cores of {figures['processor']}"
+    return f"{machine} ({versions}; {figures['date'][:10]}, code {figures['code']})"
 
 
 def _milliseconds(seconds: float) -> str:
