@@ -9,7 +9,6 @@ with the default measurements: of wide ones, the first steps are trained and eac
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +28,7 @@ from suite.training.arithmetic import flops_per_step
 
 TRIALS, STEPS = 32, 1000
 """Seeds of one shape, of which a lane may stack as many as calibration says, and steps of one trial."""
-WAYS = ("suite", "loop", "loop_threads", "ensemble", "ceiling")
+WAYS = ("suite", "training", "loop", "loop_threads", "ensemble", "ceiling")
 
 
 def main() -> None:
@@ -61,15 +60,14 @@ def _trials(width: int, number: int) -> list[TrialSettings]:
 def _row(plan: dict[str, int], rates: tuple[list[dict[str, float]], ...]) -> dict[str, Any]:
     """FLOP/s of all cores together in the best round of each way."""
     best = {way: max(map(sum, zip(*([found[way] for found in core] for core in rates), strict=True))) for way in WAYS}
-    share = statistics.median(sum(core[k]["measuring"] for core in rates) / len(rates) for k in range(len(rates[0])))
-    return {**plan, **best, "measuring": share}
+    return {**plan, **best}
 
 
 Part = tuple[int, list[dict[str, int]], int, float]
 
 
 def measure_rates(part: Part, meet: Meet) -> list[list[dict[str, float]]]:
-    """In one process: for each width and round, FLOP/s of each way, and the suite's share of measuring."""
+    """In one process: for each width and round, FLOP/s of each way."""
     rank, plans, rounds, seconds = part
     return [list(_rounds(plan, rank, rounds, seconds, meet)) for plan in plans]
 
@@ -89,7 +87,8 @@ def _rounds(plan: dict[str, int], rank: int, rounds: int, seconds: float, meet: 
     for _ in range(rounds):
         meet()
         lane = train_lane(settings, slots=slots, experiment=experiment, as_if=STEPS)
-        found = {"suite": flops * slots * (STEPS + 1) / lane.total, "measuring": 1 - lane.training / lane.total}
+        work = flops * slots * (STEPS + 1)
+        found = {"suite": work / lane.total, "training": work / lane.training}
         meet()
         found["loop"] = rate(lambda: pair.train(starts[0], alone), alone)
         meet()

@@ -50,7 +50,7 @@ class Sweep:
 def run_sweep(file: Path, scratch: Path, *options: str, home: Path | None = None) -> Sweep:
     """`stillpoint run`, its results in a new folder of `scratch`.
 
-    `home` keeps the calibration; a new one, also if none is given, is cold.
+    `home` keeps the calibration; in a new one, as when none is given, every shape is measured first.
     """
     home = home or scratch / f"home-{time.time_ns()}"
     home.mkdir(parents=True, exist_ok=True)

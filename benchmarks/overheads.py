@@ -30,10 +30,10 @@ WITHOUT = {
 def main() -> None:
     """Shares and seconds."""
     quick = asked_quick(__doc__)
-    shrunk = setting(seed="{range: 2}", budget__steps=50) if quick else []
+    shrunk = setting(encoder__depth="[1, 2]", seed="{range: 2}", budget__steps=50) if quick else []
     with tempfile.TemporaryDirectory() as folder:
         figures = alternate(Path(folder), shrunk, rounds=1 if quick else 2, starts=1 if quick else 3)
-    words = ["seed={range: 1}", "budget.steps=50"] if quick else ["seed={range: 16}"]
+    words = ["seed=0", "encoder.depth=[1, 2]", "budget.steps=50"] if quick else ["seed={range: 16}"]
     parts = in_one_process(load_experiment(NARROW, overrides=words))
     shares = {name: part / parts.total for name, part in parts.measuring.items()}
     save("overheads", {**figures, "measurements": shares, "core_seconds": parts.total}, quick=quick)
@@ -41,13 +41,13 @@ def main() -> None:
 
 def alternate(scratch: Path, options: list[str], *, rounds: int, starts: int) -> dict[str, Any]:
     """Runs with and without each part, in turns; the first of a home calibrates."""
-    cold = [run_sweep(NARROW, scratch, "--no-report", *options, *setting(budget__steps=11)) for _ in range(starts)]
-    home = scratch / "home"
-    run_sweep(NARROW, scratch, "--no-report", *options, *setting(budget__steps=11), home=home)
+    homes = [scratch / f"home-{number}" for number in range(starts)]
+    short = ["--no-report", *options, *setting(budget__steps=11)]
+    cold = [run_sweep(NARROW, scratch, *short, home=home) for home in homes]
     runs: dict[str, list[Sweep]] = {name: [] for name in WITHOUT}
     for number in range(rounds):
         for name in sorted(WITHOUT, reverse=bool(number % 2)):
-            runs[name].append(run_sweep(NARROW, scratch, "--no-report", *options, *WITHOUT[name], home=home))
+            runs[name].append(run_sweep(NARROW, scratch, "--no-report", *options, *WITHOUT[name], home=homes[0]))
     walls = {name: [run.wall for run in some] for name, some in runs.items()}
     whole = runs["everything"]
     warm = [run.start_up for some in runs.values() for run in some]
