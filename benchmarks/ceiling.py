@@ -35,7 +35,7 @@ def main() -> None:
     """A row per width."""
     quick = asked_quick(__doc__)
     widths = [16, 512] if quick else [2**k for k in range(4, 12)]
-    rounds, seconds = (1, 0.2) if quick else (3, 0.7)
+    rounds, seconds = (1, 0.2) if quick else (3, 1.5)
     plans = [_plan(width, seconds) for width in widths]
     parts = [(rank, plans, rounds, seconds) for rank in range(CORES)]
     rows = [
@@ -49,7 +49,7 @@ def _plan(width: int, seconds: float) -> dict[str, int]:
     torch.set_num_threads(1)
     cost: Cost = measure(_trials(width, 1)[0], num_trials=TRIALS, threads=1, device="cpu")
     steps = round(seconds / (cost.slots * cost.seconds_per_step))
-    return {"width": width, "slots": cost.slots, "steps": min(max(steps, 10), STEPS)}
+    return {"width": width, "slots": cost.slots, "steps": min(max(steps, 20), STEPS)}
 
 
 def _trials(width: int, number: int) -> list[TrialSettings]:
@@ -94,7 +94,7 @@ def _rounds(plan: dict[str, int], rank: int, rounds: int, seconds: float, meet: 
         meet()
         found["ensemble"] = rate(lambda: ensemble.train(starts, steps), steps, slots)
         meet()
-        found["ceiling"] = products.rate(seconds)
+        found["ceiling"] = products.rate(seconds / 2)
         meet()
         found["loop_threads"] = 0.0
         if rank == 0:

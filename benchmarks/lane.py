@@ -14,10 +14,11 @@ from suite.training.records import record_steps
 
 @dataclass(frozen=True)
 class LaneTime:
-    """Wall seconds of a lane: of training alone, and of each measurement."""
+    """Wall seconds of a lane: of its steps, and of what its records and ends take."""
 
     training: float
     measuring: dict[str, float]
+    """By measurement; `records` is what the host does for rows and states."""
 
     @property
     def total(self) -> float:
@@ -30,7 +31,7 @@ def train_lane(
 ) -> LaneTime:
     """Train these trials of one shape to their end, without what comes before the first step.
 
-    `as_if` gives the times of trials of so many steps, of which these make only the first: each evaluation and each
+    `as_if` gives the times of trials of so many steps, of which these make only the first: each step and each
     measurement is taken to cost the same, and longer trials have fewer records per step, and one end.
     """
     steps = experiment.budget.steps
@@ -45,10 +46,11 @@ def train_lane(
     began = time.perf_counter()
     while not loop.done:
         loop.run_chunk()
-    loop.take()
+    outcomes, _ = loop.take()
     took = time.perf_counter() - began
+    training = sum(outcome.row["wall_seconds"] for outcome in outcomes)
     measuring = {name: part for name, part in loop.recorder.seconds.items() if part}
-    training = took - sum(measuring.values())
+    measuring["records"] = took - training - sum(measuring.values())
     if as_if is None:
         return LaneTime(training, measuring)
     mine, theirs = _calls(loop, steps), _calls(loop, as_if)
@@ -57,7 +59,8 @@ def train_lane(
 
 
 def _calls(loop: Loop, steps: int) -> Counter[str]:
-    """How often each measurement is made of a trial of so many steps."""
+    """How often each measurement is made of a trial of so many steps, and how many records it has."""
     per_decade = 16
     at = record_steps(steps, per_decade, ended=True)
-    return Counter(m.name for step in at for m in loop.recorder.due(step, per_decade, final=step == steps))
+    due = [m.name for step in at for m in loop.recorder.due(step, per_decade, final=step == steps)]
+    return Counter(due + ["records"] * len(at))
