@@ -16,18 +16,14 @@ import torch
 
 from benchmarks import ensemble, pair
 from benchmarks.cores import Meet, at_once
-from benchmarks.lane import train_lane
+from benchmarks.lane import lanes_of, train_lane
 from benchmarks.products import Products
 from benchmarks.saved import CORES, NARROW, asked_quick, save
 from benchmarks.starts import start_of, trials_of
-from suite.calibration import measure
-from suite.experiment import TrialSettings
-from suite.lanes import Cost
 from suite.loading import load_experiment
 from suite.training.arithmetic import flops_per_step
 
-TRIALS, STEPS = 32, 1000
-"""Seeds of one shape, of which a lane may stack as many as calibration says, and steps of one trial."""
+STEPS = 1000
 WAYS = ("suite", "training", "loop", "loop_threads", "ensemble", "ceiling")
 
 
@@ -46,15 +42,10 @@ def main() -> None:
 
 def _plan(width: int, seconds: float) -> dict[str, int]:
     """Slots, and steps that take about so long, of trials of this width."""
-    torch.set_num_threads(1)
-    cost: Cost = measure(_trials(width, 1)[0], num_trials=TRIALS, threads=1, device="cpu")
-    steps = round(seconds / (cost.slots * cost.seconds_per_step))
-    return {"width": width, "slots": cost.slots, "steps": min(max(steps, 20), STEPS)}
-
-
-def _trials(width: int, number: int) -> list[TrialSettings]:
-    words = {"encoder__width": width, "encoder__depth": 2, "seed": f"{{range: {number}}}"}
-    return [trial.settings for trial in trials_of(NARROW, **words)]
+    words = [f"encoder.width={width}", "encoder.depth=2", f"budget.steps={STEPS}"]
+    lane = lanes_of(load_experiment(NARROW, overrides=words))[0]
+    stack_step = lane.slots * lane.seconds / (len(lane.tasks) * STEPS)
+    return {"width": width, "slots": lane.slots, "steps": min(max(round(seconds / stack_step), 20), STEPS)}
 
 
 def _row(plan: dict[str, int], rates: tuple[list[dict[str, float]], ...]) -> dict[str, Any]:

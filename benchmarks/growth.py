@@ -16,11 +16,9 @@ import numpy as np
 import torch
 
 from benchmarks.command import run_sweep, setting
-from benchmarks.lane import train_lane
+from benchmarks.lane import lanes_of, train_lane
 from benchmarks.saved import NARROW, asked_quick, save
-from suite.calibration import measure
 from suite.loading import load_experiment
-from suite.trials import expand
 
 SIZES = {
     "encoder.width": [64, 128, 256, 512, 1024, 2048],
@@ -67,10 +65,10 @@ def seconds_per_trial(shape: dict[str, int], steps: int) -> float:
     """Of trials of one shape, the better of two lanes."""
     words = [*(f"{name}={size}" for name, size in shape.items()), "seed={range: 8}", f"budget.steps={steps}"]
     experiment = load_experiment(NARROW, overrides=words)
-    settings = [trial.settings for trial in expand(experiment).trials]
-    slots = measure(settings[0], num_trials=len(settings), threads=1, device="cpu").slots
-    lanes = [train_lane(settings[:slots], slots=slots, experiment=experiment, as_if=1000) for _ in range(2)]
-    return min(lane.total for lane in lanes) / slots
+    lane = lanes_of(experiment, workers=1)[0]
+    settings = [task.settings for task in lane.tasks[: lane.slots]]
+    times = [train_lane(settings, slots=lane.slots, experiment=experiment, as_if=1000) for _ in range(2)]
+    return min(time.total for time in times) / len(settings)
 
 
 def fitted(sizes: list[int], seconds: list[float]) -> dict[str, Any]:

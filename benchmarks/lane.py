@@ -1,4 +1,4 @@
-"""One lane trained in this process, and what its measurements took."""
+"""Lanes as a run plans them, trained in this process, and what their measurements took."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.saved import CORES
+from suite.calibration import measure
 from suite.experiment import Experiment, TrialSettings
+from suite.lanes import Lane, plan_lanes
+from suite.run import shape_costs
 from suite.training.loop import Job, Loop
 from suite.training.records import record_steps
+from suite.trials import expand, missing
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,19 @@ class LaneTime:
     def total(self) -> float:
         """Both together."""
         return self.training + sum(self.measuring.values())
+
+
+def lanes_of(experiment: Experiment, *, workers: int = CORES) -> list[Lane]:
+    """As a run on this machine, or on so many of its cores, would plan them."""
+    tasks = missing(expand(experiment).trials, {}, experiment)
+    costs = shape_costs(
+        tasks,
+        experiment,
+        earlier={},
+        calibrate=lambda requests: {key: measure(**request) for key, request in requests.items()},
+        workers=workers,
+    )
+    return plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
 
 
 def train_lane(

@@ -15,13 +15,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.command import run_sweep
-from benchmarks.lane import LaneTime, train_lane
-from benchmarks.saved import CORES, ROOT
+from benchmarks.lane import LaneTime, lanes_of, train_lane
+from benchmarks.saved import ROOT
 from suite.experiment import Experiment
-from suite.lanes import Lane, plan_lanes
 from suite.loading import load_experiment
-from suite.run import shape_costs
-from suite.trials import expand, missing
 
 
 def main() -> None:
@@ -75,20 +72,6 @@ def show_parts(time: LaneTime) -> None:
     for name, part in [*parts, ("all of them", time.total - time.training)]:
         print(f"{name:<24}{part:>14.2f}{part / time.training:>14.2%}")
     print(f"{'training without':<24}{time.training:>14.2f}")
-
-
-def lanes_of(experiment: Experiment) -> list[Lane]:
-    """As a run on this machine would plan them."""
-    from suite.calibration import measure
-
-    tasks = missing(expand(experiment).trials, {}, experiment)
-    costs = shape_costs(
-        tasks,
-        experiment,
-        earlier={},
-        calibrate=lambda requests: {key: measure(**request) for key, request in requests.items()},
-    )
-    return plan_lanes(tasks, costs, experiment=experiment, num_workers=CORES)
 
 
 if __name__ == "__main__":
