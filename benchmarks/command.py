@@ -31,7 +31,7 @@ class Sweep:
         """When each lane began and ended, in seconds since the epoch."""
         trials = self.table("trials", "epoch", "lane", "started_at", "ended_at")
         for name in ("started_at", "ended_at"):
-            trials[name] = [moment.timestamp() for moment in pd.to_datetime(trials[name])]
+            trials[name] = [moment.timestamp() for moment in pd.to_datetime(trials[name], format="ISO8601")]
         return trials.groupby(["epoch", "lane"]).agg({"started_at": "min", "ended_at": "max"})
 
     @property

@@ -62,9 +62,9 @@ def alternate(scratch: Path, options: list[str], *, rounds: int, starts: int) ->
     }
 
 
-def tail(run: Sweep) -> float:
+def tail(run: Sweep, cores: int = CORES) -> float:
     """Core seconds idle while the last lanes end."""
-    ends = run.lanes().ended_at.sort_values().tail(CORES)
+    ends = run.lanes().ended_at.sort_values().tail(cores)
     return float((ends.max() - ends).sum())
 
 

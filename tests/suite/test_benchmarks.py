@@ -1,13 +1,17 @@
 """The benchmarks compare like with like: the same losses, the same products, and a page that says what was measured."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from benchmarks import ensemble, pair
+from benchmarks.command import Sweep
 from benchmarks.growth import fitted
 from benchmarks.lane import _calls, train_lane
+from benchmarks.overheads import ending, tail
 from benchmarks.page import NO_GPU, NOT_YET, page
 from benchmarks.peers import train_share, within_rounding
 from benchmarks.products import Products
@@ -82,6 +86,20 @@ def test_a_lane_is_timed_as_if_it_were_longer():
     loop = Loop([Job(trial_id="a", settings=settings[0])], slots=1, budget=Budget(steps=20), stop_below=0)
     assert _calls(loop, 1000)["trajectory"] == len(record_steps(1000, 16, ended=True))
     assert _calls(loop, 1000)["certificate"] == 1
+
+
+def test_start_up_training_and_tail_are_read_off_the_tables(tmp_path: Path):
+    lanes = {"a": (2.0, 9.0), "b": (2.5, 5.0), "c": (5.0, 8.0)}
+    ends = [(lane, *(pd.Timestamp(t, unit="s", tz="UTC").isoformat() for t in both)) for lane, both in lanes.items()]
+    trials = pd.DataFrame(ends, columns=["lane", "started_at", "ended_at"]).assign(epoch=1)
+    trials.to_parquet(tmp_path / "trials.parquet")
+    records = pd.DataFrame({"step": [0, 1, 2], "timestamp_ms": [2000, 2250, 2500]})
+    records.to_parquet(tmp_path / "records.parquet")
+    sweep = Sweep(began=1.0, wall=10.0, folder=tmp_path)
+    assert sweep.start_up == 1.25
+    assert sweep.training == 7.0
+    assert tail(sweep, cores=2) == 1.0
+    assert ending(sweep) == 2.0
 
 
 def test_a_power_law_gives_its_exponent():
