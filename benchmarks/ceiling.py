@@ -48,22 +48,22 @@ def _plan(width: int, seconds: float) -> dict[str, int]:
     return {"width": width, "slots": lane.slots, "steps": min(max(round(seconds / stack_step), 20), STEPS)}
 
 
-def _row(plan: dict[str, int], rates: tuple[list[dict[str, float]], ...]) -> dict[str, Any]:
+def _row(plan: dict[str, int], rates: tuple[list[dict[str, Any]], ...]) -> dict[str, Any]:
     """FLOP/s of all cores together in the best round of each way."""
     best = {way: max(map(sum, zip(*([found[way] for found in core] for core in rates), strict=True))) for way in WAYS}
-    return {**plan, **best}
+    return {**plan, **best, "parts": rates[0][-1]["parts"]}
 
 
 Part = tuple[int, list[dict[str, int]], int, float]
 
 
-def measure_rates(part: Part, meet: Meet) -> list[list[dict[str, float]]]:
-    """In one process: for each width and round, FLOP/s of each way."""
+def measure_rates(part: Part, meet: Meet) -> list[list[dict[str, Any]]]:
+    """In one process: for each width and round, FLOP/s of each way, and the suite's wall by part."""
     rank, plans, rounds, seconds = part
     return [list(_rounds(plan, rank, rounds, seconds, meet)) for plan in plans]
 
 
-def _rounds(plan: dict[str, int], rank: int, rounds: int, seconds: float, meet: Meet) -> Iterator[dict[str, float]]:
+def _rounds(plan: dict[str, int], rank: int, rounds: int, seconds: float, meet: Meet) -> Iterator[dict[str, Any]]:
     width, slots, steps = plan["width"], plan["slots"], plan["steps"]
     experiment = load_experiment(NARROW, overrides=[f"budget.steps={steps}"])
     words = {"encoder__width": width, "encoder__depth": 2, "seed": f"{{range: {slots}}}"}
@@ -79,7 +79,8 @@ def _rounds(plan: dict[str, int], rank: int, rounds: int, seconds: float, meet: 
         meet()
         lane = train_lane(settings, slots=slots, experiment=experiment, as_if=STEPS)
         work = flops * slots * (STEPS + 1)
-        found = {"suite": work / lane.total, "training": work / lane.training}
+        found: dict[str, Any] = {"suite": work / lane.total, "training": work / lane.training}
+        found["parts"] = {name: part / lane.total for name, part in lane.measuring.items()}
         meet()
         found["loop"] = rate(lambda: pair.train(starts[0], alone), alone)
         meet()

@@ -197,7 +197,10 @@ def ceiling(figures: Figures) -> Figures:
         for row in figures["rows"]
     ]
     head = ["width", "slots", "ceiling, GFLOP/s", *WAYS.values()]
-    return {"rates": table(head, rows), "rounds": figures["rounds"]}
+    names = sorted({name for row in figures["rows"] for name in row["parts"]})
+    parts = [[name, *(f"{row['parts'].get(name, 0):.1%}" for row in figures["rows"])] for name in names]
+    widths = [str(row["width"]) for row in figures["rows"]]
+    return {"rates": table(head, rows), "rounds": figures["rounds"], "parts": table(["width", *widths], parts)}
 
 
 def overheads(figures: Figures) -> Figures:

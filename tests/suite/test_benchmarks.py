@@ -111,7 +111,7 @@ def test_the_page_says_what_was_measured_and_what_was_not():
     assert empty.count(NOT_YET) == 12
     rows = [
         {"width": w, "slots": 1, "steps": 9, "training": 7e9, "loop": 2e9, "loop_threads": 3e9, "ensemble": 1e9}
-        | {"suite": suite, "ceiling": 8e9}
+        | {"suite": suite, "ceiling": 8e9, "parts": {"flips": 0.02}}
         for w, suite in ((16, 6e9), (512, 6.4e9), (1024, 7e9), (2048, 6.96e9))
     ]
     parts = {"ceiling": {**origin(), "rows": rows, "rounds": 3}, "gpu": {**origin(), "device": None}}
@@ -120,6 +120,7 @@ def test_the_page_says_what_was_measured_and_what_was_not():
     assert "| 0.75 | 0.80, at width 512 |" in text
     assert "| 0.85 | 0.87, at width 2048 |" in text
     assert "| 16 | 1 | 8 | 0.75 | 0.88 | 0.25 | 0.38 | 0.12 |" in text
+    assert "| flips | 2.0% | 2.0% | 2.0% | 2.0% |" in text
     assert text.count(NO_GPU) == 2
     assert "](pictures/ceiling.png)" in text
     assert "## Beside its peers" not in text
