@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies bench-measurement check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies bench bench-measurement check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
@@ -21,8 +21,11 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 test-studies: $(INSTALLED)  ## the quick profile of every study
 	$(BIN)/python -m pytest -q -m studies
 
+bench: $(INSTALLED)  ## the suite, its peers and the hardware's ceiling; writes docs/performance.md: about 15 minutes
+	$(BIN)/python -m benchmarks
+
 bench-measurement: $(INSTALLED)  ## what measuring costs, by measurement: about 15 minutes
-	$(BIN)/python benchmarks/measurement.py
+	$(BIN)/python -m benchmarks.measurement
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -70,15 +70,15 @@ def measure(folder: Path) -> dict[str, float]:
         make_sweep(folder)
         file.write_text(EXPERIMENT)
     results, none = folder / "results", folder / "none"
-    (home / ".cache" / "stillpoint" / "calibration.json").unlink(missing_ok=True)
-    commands = {
+    (home / ".cache" / "stillpoint" / "timings.json").unlink(missing_ok=True)
+    commands: dict[str, list[str | Path]] = {
         "plan_cold": ["plan", file, "--results", none],
         "plan": ["plan", file, "--results", none],
         "rerun": ["run", file, "--results", results],
         "report": ["report", results / "ten-thousand"],
         "status": ["status", results / "ten-thousand"],
     }
-    seconds = {}
+    seconds: dict[str, float] = {}
     for name, arguments in commands.items():
         seconds |= timed(name, arguments, home)
     page = results / "ten-thousand" / "report.html"
@@ -169,7 +169,7 @@ class Model:
 
     def _ended(self, trial: Trial, curve: np.ndarray) -> Row:
         exact = float(curve[-1])
-        told = {"scaled_grad_norm_sq": exact, "scaled_grad_norm_sq_float64": exact}
+        told: Row = {"scaled_grad_norm_sq": exact, "scaled_grad_norm_sq_float64": exact}
         told |= {"running_max_scaled_grad_norm_sq": 1.0, "lambda_max": 1.0, "lambda_min": -1e-3, "lane": "00000"}
         told |= {"lambda_min_residual": 1e-3, "hardware": "cpu", "host": "host", "code_version": "0", "epoch": 1}
         moved = float(_random(trial).lognormal(sigma=0.1)) * trial.settings.encoder.depth**0.5

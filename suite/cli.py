@@ -55,7 +55,10 @@ def run(
     profile: Profile = None,
     results: ResultsDir = Path("results"),
     address: Address = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out, none to leave MLflow out.")
+    ] = None,
+    with_report: Annotated[bool, typer.Option("--report/--no-report", help="Fit laws and write the report.")] = True,
     trial: Annotated[str | None, typer.Option(metavar="ID", help="With --fresh: this trial only.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again and compare with what is stored.")] = False,
 ) -> None:
@@ -73,14 +76,22 @@ def run(
         return
     observer = TerminalObserver(console)
     summary = run_experiment(
-        experiment, results=results, address=address, tracking_uri=tracking_uri, observer=observer, command=_command()
+        experiment,
+        results=results,
+        address=address,
+        tracking_uri=tracking_uri,
+        observer=observer,
+        command=_command(),
+        report=with_report,
     )
     console.print(describe(summary, time.monotonic() - began), highlight=False)
     if summary.interrupted:
         console.print("Interrupted: what was done is kept. The same command goes on from here.")
         raise typer.Exit(INTERRUPTED)
-    assert summary.report is not None
-    _closing_table(summary.report, console)
+    if summary.report is not None:
+        _closing_table(summary.report, console)
+    else:
+        console.print(f"no report: stillpoint report {_short(summary.folder)} writes it", highlight=False, markup=False)
     where = f"stillpoint ui {_short(summary.folder)}" if tracking_uri is None else summary.tracking_uri
     console.print(f"MLflow  {where}", highlight=False, markup=False)
     if not summary.complete:

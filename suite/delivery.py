@@ -52,6 +52,8 @@ TAGS = {
 """Tags of a trial's run, and the columns they hold."""
 SHOWN = ["trial_id", "step", "timestamp_ms", "final", *CURVES]
 """The columns of records that the tracker looks at."""
+NOWHERE = "none"
+"""The tracking URI that leaves MLflow out."""
 ARTIFACTS = ("trials.parquet", "passages.parquet", "records.parquet", "fits.json", "report.html", "figures")
 
 
@@ -81,6 +83,8 @@ class Delivery:
     @property
     def up_to_date(self) -> bool:
         """Whether MLflow has all of these results from earlier."""
+        if self._uri == NOWHERE:
+            return True
         database = sqlite_file(self._uri)
         return self._mark in self._delivered and (database is None or database.exists())
 
@@ -88,6 +92,8 @@ class Delivery:
         """Open MLflow in the background and deliver what is known from earlier runs, if it is not there."""
         known = [] if self.up_to_date else [i for i in self._trials if i in self._saved.outcomes]
         self._delivered.clear()
+        if self._uri == NOWHERE:
+            return
         self._tracker = Tracker(self._uri, self._sweep, self._root.parent / "mlartifacts")
         if known:
             records = self._saved.records()[SHOWN].groupby("trial_id", sort=False)

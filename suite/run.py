@@ -52,7 +52,7 @@ class Summary:
 
     folder: Path
     report: Report | None
-    """None if the run was interrupted."""
+    """None if the run was interrupted, or none was asked for."""
     counts: dict[str, int]
     """Trials by status."""
     num_trained: int
@@ -75,8 +75,11 @@ def run(
     tracking_uri: str | None = None,
     observer: Observer | None = None,
     command: str | None = None,
+    report: bool = True,
 ) -> Summary:
     """Train what is missing of an experiment, then analyse and report; doing it again trains nothing twice.
+
+    Without `report`, nothing is fitted and no report is written. With the tracking URI `none`, MLflow is left out.
 
     Raises:
         ExperimentError, ValueError: the experiment or its data is not usable; nothing was written.
@@ -105,6 +108,7 @@ def run(
         saved = Results.open(folder)
         job = _Run(experiment, expansion, folder, saved, max(lock.epoch, saved.next_epoch), observer)
         job.command = command or f"stillpoint run {experiment.name}.yaml"
+        job.report = report
         return job.complete(address, tracking_uri, stopped, check_lock=lock.check)
 
 
@@ -138,6 +142,8 @@ class _Run:
 
     command = ""
     """What the user typed, for the report."""
+    report = True
+    """Whether laws are fitted and a report is written."""
 
     def __init__(
         self,
@@ -234,7 +240,7 @@ class _Run:
             self.write_sweep()
         interrupted = bool(self.tasks) and not self._train(address, delivery, stopped, background)
         self.merge(closing=True)
-        report = None if interrupted else self._report()
+        report = self._report() if self.report and not interrupted else None
         with self.observer.stage("writing to MLflow"):
             delivery.finish(counts=self.counts(), interrupted=interrupted)
         self.write_sweep()

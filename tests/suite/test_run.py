@@ -140,6 +140,23 @@ def test_the_run_leaves_a_report_and_nothing_superfluous(small: Terminal):
     assert not list(folder.rglob(".*")), "unfinished writes"
 
 
+def test_report_and_mlflow_can_be_left_out_and_made_later(terminal: Terminal):
+    terminal.write("small.yaml", SMALL)
+    folder = terminal.folder / "results" / "small"
+    output = terminal("run", "small.yaml", "--no-report", "--tracking-uri", "none")
+    assert "stillpoint report results/small" in output
+    assert not (folder / "report.html").exists()
+    assert not (folder / "fits.json").exists()
+    assert not list(folder.parent.glob("ml*")), "MLflow was to be left out"
+    frames = tables(folder)
+    assert frames["trials"].status.tolist() == ["finished"] * 6
+    terminal("report", "results/small")
+    assert "<html" in (folder / "report.html").read_text()
+    assert "nothing left to train" in terminal("run", "small.yaml", "--no-report")
+    assert len(children(folder.parent)) == 6
+    assert_same(tables(folder), frames)
+
+
 def test_the_same_command_again_trains_nothing(small: Terminal):
     folder = small.folder / "results" / "small"
     before = {name: (folder / f"{name}.parquet").read_bytes() for name in ("records", "passages")}

@@ -1,0 +1,1 @@
+"""How fast Stillpoint is beside its peers and the hardware's ceiling, and what its parts cost: `make bench`."""
