@@ -1,15 +1,14 @@
 """Bookkeeping of 10,000 trials: seconds to plan them, to run their finished sweep again, and to report on it.
 
 `python -m benchmarks.ten_thousand` makes a results folder as a sweep leaves it, from one trial that is trained and
-10,000 variations on it, and times the three commands on it, each in a process of its own.
+10,000 variations on it, and times each command in a process of its own. `python -m benchmarks.ten_thousand FOLDER`
+keeps the sweep there, and uses the one that is there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from suite.commits import Address, Commit, encode
 from suite.delivery import Delivery
@@ -33,80 +33,48 @@ from suite.trials import Trial, expand
 
 EXPERIMENT = """
 name: ten-thousand
-data: {source: digits, views: halves, samples: 64, center: true}
-encoder: {embedding_dim: 16, parametrization: allen-zhu}
 budget: {steps: 13000, stop_below: 0}
 sweep:
   encoder.width: {log2: [32, 512]}
   encoder.depth: [1, 2, 3, 4]
   seed: {range: 500}
 laws:
-  - {law: offset-power, y: steps_to_stationarity, x: width, by: depth, epsilon: 1e-3}
-  - {law: power, y: steps_to_stationarity, x: width, by: depth, epsilon: 1e-3}
-  - {law: offset-power, y: time_to_stationarity, x: width, by: depth, epsilon: 1e-3}
-  - {law: power, y: time_to_stationarity, x: width, by: depth, epsilon: 1e-3}
-  - {law: multiplicative, y: displacement, x: [width, depth]}
+- {law: offset-power, y: steps_to_stationarity, x: width, by: depth, epsilon: 1e-3}
+- {law: power, y: steps_to_stationarity, x: width, by: depth, epsilon: 1e-3}
+- {law: offset-power, y: time_to_stationarity, x: width, by: depth, epsilon: 1e-3}
+- {law: power, y: time_to_stationarity, x: width, by: depth, epsilon: 1e-3}
+- {law: multiplicative, y: displacement, x: [width, depth]}
 """
 """With 60 records of every trial."""
 TRIALS_PER_COMMIT = 25
 
 
-def main() -> None:
-    """Print the seconds as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="keep the sweep here, and use the one that is there")
-    given = parser.parse_args()
-    if given.folder is not None:
-        print(json.dumps(measure(given.folder)))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder))))
-
-
 def measure(folder: Path) -> dict[str, float]:
-    """Wall and processor seconds of the commands; `plan` also with every shape still to be calibrated."""
-    file, home = folder / "ten-thousand.yaml", folder / "home"
-    if not file.exists():
-        make_sweep(folder)
-        file.write_text(EXPERIMENT)
-    results, none = folder / "results", folder / "none"
+    """Wall seconds of the commands; `plan_cold` also calibrates every shape. A sweep that is in the folder is used."""
+    file, results, home = folder / "ten-thousand.yaml", folder / "results", folder / "home"
+    file.write_text(EXPERIMENT)
+    if not (results / "ten-thousand" / "sweep.json").exists():
+        make_sweep(load_experiment(file), results)
     (home / ".cache" / "stillpoint" / "calibration.json").unlink(missing_ok=True)
-    commands = {
-        "plan_cold": ["plan", file, "--results", none],
-        "plan": ["plan", file, "--results", none],
-        "rerun": ["run", file, "--results", results],
-        "report": ["report", results / "ten-thousand"],
-        "status": ["status", results / "ten-thousand"],
-    }
-    seconds = {}
-    for name, arguments in commands.items():
-        seconds |= timed(name, arguments, home)
-    page = results / "ten-thousand" / "report.html"
-    return {**seconds, "report_megabytes": round(page.stat().st_size / 1e6, 2)}
+    plan: list[str | Path] = ["plan", file, "--results", folder / "none"]
+    commands = {"plan_cold": plan, "plan": plan, "rerun": ["run", file, "--results", results]}
+    commands["report"] = ["report", results / "ten-thousand"]
+    return {name: seconds(arguments, home) for name, arguments in commands.items()}
 
 
-def timed(name: str, arguments: list[str | Path], home: Path) -> dict[str, float]:
-    """Wall seconds of a command, and processor seconds of its process."""
+def seconds(arguments: list[str | Path], home: Path) -> float:
+    """Wall seconds of a command."""
     environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
     command = [sys.executable, "-c", "from suite.cli import main; main()", *map(str, arguments)]
-    before, began = _processor_seconds(), time.perf_counter()
+    began = time.perf_counter()
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    wall = time.perf_counter() - began
-    return {name: round(wall, 2), f"{name}_cpu": round(_processor_seconds() - before, 2)}
+    return round(time.perf_counter() - began, 2)
 
 
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def make_sweep(folder: Path) -> None:
+def make_sweep(experiment: Experiment, root: Path) -> None:
     """A finished sweep: commits, tables, and a mark that MLflow has it all."""
-    source = folder / "source.yaml"
-    source.write_text(EXPERIMENT)
-    experiment = load_experiment(source)
     trials = expand(experiment).trials
-    results = Results.open(Folder(folder / "results" / experiment.name))
+    results = Results.open(Folder(root / experiment.name))
     model = Model(experiment, trials[0])
     for start in range(0, len(trials), TRIALS_PER_COMMIT):
         name = Address(epoch=1, lane=f"{start // 250:05d}", attempt=1, number=start % 250 // TRIALS_PER_COMMIT).name
@@ -116,11 +84,10 @@ def make_sweep(folder: Path) -> None:
     described = experiment.model_dump(include={"name", "description", "stationary_below", "budget", "laws"})
     metadata = {"axes": swept_paths(experiment), "experiment": described | {"sweep_id": "5eed"}}
     results.merge(trials, metadata=metadata, closing_epoch=1)
-    default_database = folder / "results" / "mlflow.db"
-    default_database.touch()
+    (root / "mlflow.db").touch()
     sweep = Sweep("5eed", experiment.name, "", tuple(swept_paths(experiment)), "")
-    delivery = Delivery(trials, results, sweep, tracking_uri=None, delivered=[])
-    kept = {"sweep_id": "5eed", "name": experiment.name, "created": "", "slots": {}, "delivered": [delivery._mark]}
+    mark = Delivery(trials, results, sweep, tracking_uri=None, delivered=[])._mark
+    kept = {"sweep_id": "5eed", "name": experiment.name, "created": "", "slots": {}, "delivered": [mark]}
     results.folder.write("sweep.json", json.dumps(kept).encode())
 
 
@@ -128,88 +95,65 @@ class Model:
     """One trained trial, and variations on it that settle the sooner, the wider and the shallower they are."""
 
     def __init__(self, experiment: Experiment, trial: Trial) -> None:
-        loop = Loop(
-            [Job(trial_id=trial.trial_id, settings=trial.settings)],
-            slots=1,
-            budget=experiment.budget,
-            stop_below=experiment.stop_below,
-            levels=experiment.levels,
-            measure=experiment.measure,
-        )
+        job, levels = Job(trial_id=trial.trial_id, settings=trial.settings), experiment.levels
+        loop = Loop([job], slots=1, budget=experiment.budget, stop_below=0, levels=levels, measure=experiment.measure)
         while not loop.done:
             loop.run_chunk()
         (outcome,), records = loop.take()
-        assert outcome.state is not None
-        self._outcome, self._state = dict(outcome.row), {"step": outcome.state["step"]}
-        self._records = table(records, RECORDS)
-        self._passages = table(outcome.passages, PASSAGES)
+        self._outcome = {name: value for name, value in outcome.row.items() if not name.endswith("_ms")}
+        self._records, self._passages = table(records, RECORDS), table(outcome.passages, PASSAGES)
         self._steps = self._records["step"].to_numpy()
-        del self._outcome["started_ms"], self._outcome["ended_ms"]
 
     def commit(self, trials: list[Trial]) -> bytes:
         """The trials' records, outcomes and passages as one object."""
         curves = np.stack([self._curve(trial) for trial in trials])
         lowest = np.minimum.accumulate(curves, axis=1)
-        records = _varied(self._records, trials)
-        records = _with(records, "scaled_grad_norm_sq", curves.ravel())
-        records = _with(records, "running_min_scaled_grad_norm_sq", lowest.ravel())
-        content = Commit(
-            records=records,
-            outcomes=table((self._ended(t, curve) for t, curve in zip(trials, curves, strict=True)), OUTCOMES),
-            passages=self._passed(trials, lowest),
-        )
-        return encode(content, {trial.trial_id: self._state for trial in trials})
+        changed = {"scaled_grad_norm_sq": curves.ravel(), "running_min_scaled_grad_norm_sq": lowest.ravel()}
+        outcomes = [self._ended(trial, float(curve[-1])) for trial, curve in zip(trials, curves, strict=True)]
+        records, passages = varied(self._records, trials, changed), self._passed(trials, lowest)
+        content = Commit(records=records, outcomes=table(outcomes, OUTCOMES), passages=passages)
+        return encode(content, {trial.trial_id: {"step": self._steps[-1:]} for trial in trials})
 
     def _curve(self, trial: Trial) -> np.ndarray:
         """Scaled G at recorded steps: a power of the step, with noise."""
-        encoder, random = trial.settings.encoder, _random(trial)
+        encoder, random = trial.settings.encoder, np.random.default_rng(int(trial.trial_id, 16))
         scale = 200 * (encoder.width / 32) ** -0.4 * encoder.depth**0.7 * random.lognormal(sigma=0.1)
-        noise = random.lognormal(sigma=0.1, size=len(self._steps))
-        return (1 + self._steps / scale) ** -2.5 * noise + (2e-3 if encoder.width < 40 * encoder.depth**0.5 else 1e-6)
+        floor = 2e-3 if encoder.width < 40 * encoder.depth**0.5 else 1e-6
+        return (1 + self._steps / scale) ** -2.5 * random.lognormal(sigma=0.1, size=len(self._steps)) + floor
 
-    def _ended(self, trial: Trial, curve: np.ndarray) -> Row:
-        exact = float(curve[-1])
-        told = {"scaled_grad_norm_sq": exact, "scaled_grad_norm_sq_float64": exact}
-        told |= {"running_max_scaled_grad_norm_sq": 1.0, "lambda_max": 1.0, "lambda_min": -1e-3, "lane": "00000"}
-        told |= {"lambda_min_residual": 1e-3, "hardware": "cpu", "host": "host", "code_version": "0", "epoch": 1}
-        moved = float(_random(trial).lognormal(sigma=0.1)) * trial.settings.encoder.depth**0.5
-        told |= {"displacement": moved, "violating_share": 0.2 if exact > 1e-3 else 0.0, "wall_seconds": 1.0}
+    def _ended(self, trial: Trial, last: float) -> Row:
+        told = {"scaled_grad_norm_sq": last, "scaled_grad_norm_sq_float64": last, "lane": "00000", "wall_seconds": 1.0}
+        told |= {"running_max_scaled_grad_norm_sq": 1.0, "violating_share": 0.2 if last > 1e-3 else 0.0, "host": "host"}
+        told |= {"lambda_max": 1.0, "lambda_min": -1e-3, "lambda_min_residual": 1e-3, "hardware": "cpu"}
+        told["displacement"] = (1 + last) * trial.settings.encoder.depth**0.5 * (1 + int(trial.trial_id, 16) % 99 / 500)
         return {"trial_id": trial.trial_id, **self._outcome, **told}
 
     def _passed(self, trials: list[Trial], lowest: np.ndarray) -> pa.Table:
         """Steps at which thresholds are passed, from the records."""
-        passages = _varied(self._passages, trials)
-        levels = self._passages["epsilon"].to_numpy()
-        below = lowest[:, None, :] <= levels[None, :, None]
+        below = lowest[:, None, :] <= self._passages["epsilon"].to_numpy()[None, :, None]
         steps, reached = self._steps[below.argmax(axis=2)].ravel(), below.any(axis=2).ravel()
-        passages = _with(passages, "at_init", below[:, :, 0].ravel())
-        passages = _with(passages, "reached", reached)
-        passages = _with(passages, "steps_to_stationarity", pa.array(steps, mask=~reached))
-        return _with(passages, "time_to_stationarity", pa.array(0.2 * steps, mask=~reached))
+        times = {"steps_to_stationarity": steps, "time_to_stationarity": 0.2 * steps}
+        masked = {name: pa.array(values, mask=~reached) for name, values in times.items()}
+        return varied(self._passages, trials, {"at_init": below[:, :, 0].ravel(), "reached": reached, **masked})
 
 
-def _random(trial: Trial) -> np.random.Generator:
-    return np.random.default_rng(int(trial.trial_id, 16))
-
-
-def _varied(rows: pa.Table, trials: list[Trial]) -> pa.Table:
-    """The rows once for every trial, numbers that are measured changed a little."""
-    varied = rows.take(np.tile(np.arange(len(rows)), len(trials)))
-    random = _random(trials[0])
-    for field in rows.schema:
-        column = varied[field.name].combine_chunks()
-        if pa.types.is_list(field.type):
-            numbers = pa.compute.multiply(column.flatten(), random.uniform(0.9, 1.1, len(column.flatten())))
-            varied = _with(varied, field.name, pa.ListArray.from_arrays(column.offsets, numbers, mask=column.is_null()))
-        elif pa.types.is_floating(field.type) and field.name not in ("time", "epsilon"):
-            varied = _with(varied, field.name, pa.compute.multiply(column, random.uniform(0.9, 1.1, len(column))))
-    return _with(varied, "trial_id", [trial.trial_id for trial in trials for _ in range(len(rows))])
-
-
-def _with(rows: pa.Table, name: str, values: object) -> pa.Table:
-    index = rows.schema.get_field_index(name)
-    return rows.set_column(index, name, pa.array(values, rows.schema.field(index).type))
+def varied(rows: pa.Table, trials: list[Trial], changed: dict[str, object]) -> pa.Table:
+    """The rows once for every trial: some columns changed as told, other numbers a little."""
+    random, many = (
+        np.random.default_rng(int(trials[0].trial_id, 16)),
+        rows.take(np.tile(np.arange(len(rows)), len(trials))),
+    )
+    columns = {name: many[name].combine_chunks() for name in rows.schema.names}
+    for name, column in columns.items():
+        if pa.types.is_list(column.type):
+            numbers = pc.multiply(column.flatten(), random.uniform(0.9, 1.1, len(column.flatten())))
+            columns[name] = pa.ListArray.from_arrays(column.offsets, numbers, mask=column.is_null())
+        elif pa.types.is_floating(column.type) and name not in ("time", "epsilon"):
+            columns[name] = pc.multiply(column, random.uniform(0.9, 1.1, len(column)))
+    columns |= changed | {"trial_id": np.repeat([trial.trial_id for trial in trials], len(rows))}
+    return pa.table([pa.array(columns[field.name], field.type) for field in rows.schema], schema=rows.schema)
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as temporary:
+        print(json.dumps(measure(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))))
