@@ -68,9 +68,9 @@ class Lane:
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
         self._update_norm_sq = zeros(self._dtype)
-        kinds = {"loss": self._dtype, "scaled_grad_norm_sq": self._dtype, "promised": self._dtype, "valid": torch.bool}
-        self._now = {name: zeros(kind) for name, kind in kinds.items()}  # of the last evaluation
-        self._history = {name: zeros(kind, LONGEST_CHUNK) for name, kind in kinds.items()}
+        self._now, self._valid_now = zeros(self._dtype, 3), zeros(torch.bool)  # of the last evaluation
+        self._loss_now, self._scaled_now, self._promised_now = self._now
+        self._history, self._valid = zeros(self._dtype, LONGEST_CHUNK, 3), zeros(torch.bool, LONGEST_CHUNK)
 
     def fill(self, slot: int, settings: TrialSettings, state: State | None = None) -> tuple[float, int, int]:
         """Put a trial into a slot, at its start or at `state`; returns its eta, its step and its last step.
@@ -148,9 +148,10 @@ class Lane:
                 self._plain_step()
             else:
                 self._move_and_evaluate()
-            for name, rows in self._history.items():
-                rows[k] = self._now[name]
-        self.stationarity.fold(Chunk(**{name: rows[:length] for name, rows in self._history.items()}), start=start)
+            self._history[k], self._valid[k] = self._now, self._valid_now
+        loss, scaled, promised = self._history[:length].unbind(1)
+        rows = Chunk(loss=loss, scaled_grad_norm_sq=scaled, promised=promised, valid=self._valid[:length])
+        self.stationarity.fold(rows, start=start)
 
     def _draw_batches(self, length: int) -> None:
         """Batches of all the steps that any slot can take in this chunk: (S, steps, b)."""
@@ -176,7 +177,7 @@ class Lane:
         """A step along the gradient at hand of every slot that has not ended, and what is there. Before a lane's first
         evaluation nothing moves, and gradients are 0."""
         rates = self.rate * self._moving
-        torch.mul(rates, self._now["scaled_grad_norm_sq"], out=self._now["promised"])
+        torch.mul(rates, self._scaled_now, out=self._promised_now)
         self.step += self._moving
         self._evaluate(rates)
 
@@ -187,7 +188,7 @@ class Lane:
             before = [w.detach().clone() for w in self.pair.weights]
             self._coupling.step(_Step(self, rates=eta * self._moving))
             promised, norm_sq = self._first_order(before, eta)
-            self._now["promised"].copy_(promised)
+            self._promised_now.copy_(promised)
             self._update_norm_sq = norm_sq.where(self._moving, self._update_norm_sq)
             self.step += self._moving
         self._evaluate(None)
@@ -198,12 +199,12 @@ class Lane:
         """Loss, gradient and G of every slot at its point, or one step of these rates (S,) further on; ends trials that
         are done."""
         loss, self._embeddings_now = self._backprop(rates)
-        now = self._now
-        now["loss"].copy_(loss)
-        scaled = now["scaled_grad_norm_sq"].copy_(self._factors_row @ self._backprop.norms_sq)
-        torch.logical_and(self.active, self._counted, out=now["valid"])
+        self._loss_now.copy_(loss)
+        scaled = self._scaled_now.copy_(self._factors_row @ self._backprop.norms_sq)
+        torch.logical_and(self.active, self._counted, out=self._valid_now)
         self._counted.fill_(True)
-        finite = loss.isfinite() & scaled.isfinite()
+        both = loss + scaled
+        finite = both - both == 0
         self.active &= finite & (scaled > self._stop_below) & (self.step < self._last_step)
         self._moving.copy_(self.active)
 
@@ -229,7 +230,7 @@ class Lane:
         blank: list[Mapping[str, Any] | None] = [None] * self.num_slots
         return Point(
             pair=self.pair,
-            loss=self._now["loss"],
+            loss=self._loss_now,
             gradients=self._backprop.gradients,
             norms_sq=self._backprop.norms_sq,
             embeddings=self._embeddings_now,

@@ -180,7 +180,7 @@ def test_the_promise_and_the_norm_of_a_step_are_those_of_the_weights_that_moved(
     steps = [a - b for old, new in zip(before, weights(lane), strict=True) for a, b in zip(old, new, strict=True)]
     promise = sum(float((s * g).sum()) for s, g in zip(steps, [*along[0], *along[1]], strict=True))
     norm_sq = sum(float(s.square().sum()) for s in steps) / FACTOR / ETA**2
-    assert lane._history["promised"][1].item() == pytest.approx(promise, rel=1e-10)
+    assert lane._history[1, 2].item() == pytest.approx(promise, rel=1e-10)
     assert read(lane)["scaled_update_norm_sq"].item() == pytest.approx(norm_sq, rel=1e-10)
 
 

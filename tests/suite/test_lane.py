@@ -263,7 +263,7 @@ def test_no_step_is_looked_at_from_the_host(schedule: Schedule, momentum: float)
 
 def places(lane: Lane) -> dict[str, int]:
     """Where every tensor is that a step of plain descent reads or writes."""
-    known = [*lane.pair.tensors(), *lane._backprop.gradients, lane._backprop.norms_sq, *lane._now.values()]
+    known = [*lane.pair.tensors(), *lane._backprop.gradients, lane._backprop.norms_sq, lane._now, lane._valid_now]
     known += [lane.eta, lane.step, lane.active, lane._moving, lane._counted, lane._last_step, *lane._embeddings_now]
     return {str(index): tensor.data_ptr() for index, tensor in enumerate(known)}
 
