@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from suite.experiment import TrialSettings
-from suite.training.pair import tower_specs
+from suite.training.shapes import tower_specs
 
 Product = tuple[Tensor, Tensor, Tensor]
 """Two factors and where their product goes, each with the slots first."""

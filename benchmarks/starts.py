@@ -10,7 +10,7 @@ from benchmarks.pair import Start
 from suite.data.pairs import draw_pairs
 from suite.loading import load_experiment
 from suite.training.losses import InfoNCE
-from suite.training.pair import tower_specs
+from suite.training.shapes import tower_specs
 from suite.training.towers import draw_weights
 from suite.trials import Trial, expand
 

@@ -96,7 +96,7 @@ class Delivery:
             return
         self._tracker = Tracker(self._uri, self._sweep, self._root.parent / "mlartifacts")
         if known:
-            records = self._saved.records()[SHOWN].groupby("trial_id", sort=False)
+            records = self._saved.records(SHOWN).groupby("trial_id", sort=False)
             self._tracker.deliver(
                 self._update(i, records.get_group(i).to_dict("records") if i in records.groups else []) for i in known
             )

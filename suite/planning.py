@@ -89,7 +89,6 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     Raises:
         ValueError: the data or the settings cannot be used.
     """
-    from suite.calibration import measure
     from suite.training.arithmetic import flops_per_step, num_parameters, slot_bytes
 
     expansion = expand(experiment)
@@ -101,6 +100,8 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     workers = max(1, (os.cpu_count() or 1) // experiment.resources.cpus)
 
     def here(requests: dict[str, dict[str, Any]]) -> dict[str, Timings]:
+        from suite.calibration import measure
+
         return {key: measure(**request) for key, request in requests.items()}
 
     costs = shape_costs(tasks, experiment, earlier=saved_slots(folder), calibrate=here, workers=workers)

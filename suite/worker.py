@@ -31,6 +31,7 @@ class Attempt:
         self._order, self._report, self._stopping = order, report, stopping
         self._folder = Folder(order.root)
         self._unreadable: list[str] = []
+        self._num_parameters = num_parameters(order.tasks[0].settings)  # of one shape, they have the same
         self._loop = Loop(
             [self._job(task) for task in order.tasks],
             slots=order.slots,
@@ -102,9 +103,8 @@ class Attempt:
 
     def _outcome_row(self, outcome: Outcome) -> Row:
         order, row = self._order, dict(outcome.row)
-        settings = next(task.settings for task in order.tasks if task.trial_id == outcome.trial_id)
         derived = {
-            "num_parameters": num_parameters(settings),
+            "num_parameters": self._num_parameters,
             "started_at": _utc(row.pop("started_ms", None)),
             "ended_at": _utc(row.pop("ended_ms", None)),
         }

@@ -6,8 +6,7 @@ import math
 
 from suite.experiment import TrialSettings
 from suite.training.losses import BLOCK_ELEMENTS
-from suite.training.pair import tower_specs
-from suite.training.towers import TowerSpec
+from suite.training.shapes import TowerSpec, tower_specs
 
 
 def num_parameters(settings: TrialSettings) -> int:

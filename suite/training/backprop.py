@@ -18,7 +18,8 @@ from torch import Tensor
 from suite.measurement.point import norms
 from suite.training.activations import activate, slope
 from suite.training.pair import Pair
-from suite.training.towers import BLOCK_ELEMENTS, Layer, TowerSlots
+from suite.training.shapes import Layer
+from suite.training.towers import BLOCK_ELEMENTS, TowerSlots
 
 UNCUT_ELEMENTS, BLOCK_OF_ROWS_ELEMENTS = 2**21, 2**18
 """Numbers of a stack of gradients that is made at once, and of each block of rows of a larger one."""

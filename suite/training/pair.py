@@ -16,34 +16,8 @@ from suite.data.pairs import check_views, draw_pairs
 from suite.experiment import TrialSettings
 from suite.measurement.curvature import hessian_extremes, largest_converged
 from suite.training.losses import draw_negatives
-from suite.training.towers import TOWERS, Pass, TowerSlots, TowerSpec, draw_weights
-
-
-def tower_specs(settings: TrialSettings) -> list[TowerSpec]:
-    """Shapes of the query and the key tower; only the query's, if the coupling has one tower."""
-    encoder, coupling = settings.encoder, settings.coupling
-    dims: Sequence[int | None] = (None, None)
-    if encoder.train_ends:
-        pairs = draw_pairs(settings.data, settings.seed)
-        dims = (pairs.query.shape[1], pairs.key.shape[1])
-    specs = [
-        TowerSpec(
-            index=0 if coupling.one_draw else index,
-            width=encoder.towers()[name].width,
-            depth=encoder.towers()[name].depth,
-            embedding_dim=encoder.embedding_dim,
-            parametrization=encoder.parametrization,
-            activation=encoder.activation,
-            residual=encoder.residual,
-            biases=encoder.biases,
-            train_ends=encoder.train_ends,
-            train_hidden=encoder.train_hidden,
-            linearized=encoder.linearized,
-            input_dim=dims[index],
-        )
-        for index, name in enumerate(TOWERS)
-    ]
-    return specs[:1] if coupling.one_tower else specs
+from suite.training.shapes import tower_specs
+from suite.training.towers import Pass, TowerSlots, draw_weights
 
 
 class Pair:

@@ -19,66 +19,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from suite.measurement.displacement import draw_norm
-from suite.training.activations import Activation, activate, slope
-from suite.training.parametrizations import LayerScale, Parametrization, layer_scales, learning_rate_factor
+from suite.training.activations import activate, slope
+from suite.training.parametrizations import LayerScale, layer_scales
+from suite.training.shapes import Layer, TowerSpec
 
-TOWERS = ("query", "key")
 BLOCK_ELEMENTS = 2**26
 """Activations of one layer kept for the gradient; of more samples, they are computed again block by block."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TowerSpec:
-    """Shape and parametrization of one tower; `index` picks its random stream, so equal ones give equal draws."""
-
-    index: int
-    width: int
-    depth: int
-    embedding_dim: int
-    parametrization: Parametrization
-    activation: Activation = "relu"
-    residual: bool = False
-    biases: bool = False
-    train_ends: bool = False
-    train_hidden: bool = True
-    linearized: bool = False
-    input_dim: int | None = None
-    """Needed only where the first layer is trained."""
-
-    @property
-    def learning_rate_factor(self) -> float:
-        """P of the trained layers."""
-        return learning_rate_factor(self.parametrization, width=self.width, embedding_dim=self.embedding_dim)
-
-    @property
-    def layers(self) -> list[Layer]:
-        """All layers from the input to the embedding, the first one only where it is trained."""
-        m, ends = self.width, self.train_ends
-        first = [Layer("first", (m, self.input_dim or 0), True, self.biases)] if ends else []
-        names = [f"hidden.{number}" for number in range(1, self.depth + 1)]
-        hidden = [Layer(name, (m, m), self.train_hidden, self.biases and self.train_hidden) for name in names]
-        return [*first, *hidden, Layer("last", (self.embedding_dim, m), ends, False)]
-
-    @property
-    def trained(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the trained weights by name, in the order of the layers."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for layer in self.layers:
-            if layer.trained:
-                shapes[layer.name] = layer.shape
-            if layer.has_bias:
-                shapes[f"{layer.name}.bias"] = (layer.shape[0],)
-        return shapes
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One weight matrix (outputs, inputs), and whether a trained bias goes with it."""
-
-    name: str
-    shape: tuple[int, int]
-    trained: bool
-    has_bias: bool
 
 
 @dataclass(frozen=True)
