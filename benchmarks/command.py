@@ -1,4 +1,4 @@
-"""The command `stillpoint` as a user types it, timed from its start to its end."""
+"""The command `stillpoint` as a user types it, timed from its start to the last thing it writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ COMMAND = Path(sys.executable).with_name("stillpoint")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has run: when its command began (seconds since the epoch), its wall seconds, and its results."""
+    """A sweep that has run: when its command began (seconds since the epoch), its wall seconds until the last Parquet
+    file and the last row in MLflow were written, and its results."""
 
     began: float
     wall: float
@@ -57,9 +58,10 @@ def run_sweep(file: Path, scratch: Path, *options: str, home: Path | None = None
     results = scratch / f"results-{time.time_ns()}"
     environment = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
     command = [str(COMMAND), "run", str(file), "--results", str(results), *options]
-    moment, began = time.time(), time.perf_counter()
+    began = time.time()
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return Sweep(moment, time.perf_counter() - began, results / file.stem)
+    written = [path.stat().st_mtime for path in [*results.rglob("*.parquet"), *results.glob("mlflow.db*")]]
+    return Sweep(began, max(written) - began, results / file.stem)
 
 
 def setting(**overrides: object) -> list[str]:

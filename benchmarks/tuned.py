@@ -1,8 +1,8 @@
 """The same trials with Ray Tune, as its guides show it: one trial a process, a grid, MLflow by its callback.
 
 `python -m benchmarks.tuned FOLDER STEPS` trains every *.pickle of a folder, and writes tuned.json there. Each trial
-reports loss and G at steps 0 and 10 and after every tenth of its steps: each report costs Tune a round trip and MLflow
-a write, and twelve of them show a curve. Tune's other loggers are off, and its dashboard is.
+reports loss and G at the steps that Stillpoint records, which are log-spaced, 16 per decade: the same curve. Tune's
+other loggers are off, and its dashboard is.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ def trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
     from benchmarks.pair import train
+    from suite.training.records import record_steps
 
     torch.set_num_threads(1)
     steps = config["steps"]
-    told = {0, 10, *range(0, steps + 1, max(1, steps // 10))}
+    told = record_steps(steps, 16, ended=True)
     first: dict[str, float] = {"began": began}
 
     def report(step: int, loss: torch.Tensor, scaled: torch.Tensor) -> None:

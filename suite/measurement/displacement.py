@@ -40,9 +40,8 @@ def displacement(point: Point) -> Values:
     """Distance from the draw in the Frobenius norm."""
     import torch
 
-    moved, drawn = _moved(point), point.pair.initial
-    by_layer = torch.stack([norms(w) for w in moved])
-    scale = torch.stack([norms(w) for w in drawn])
+    by_layer = torch.stack([norms(w) for w in point.moved])
+    scale = point.pair.initial_sizes()
     total = by_layer.norm(dim=0)
     return {
         "displacement": total,
@@ -77,7 +76,7 @@ def spectral_displacement(point: Point) -> Values:
     """Distance from the draw in the spectral norm, which is that of the theorem's neighbourhood of the draw."""
     import torch
 
-    by_layer = spectral_norms(_moved(point))
+    by_layer = spectral_norms(point.moved)
     relative = _ratio(by_layer, torch.stack(point.pair.initial_norms()))
     matrices = torch.tensor([w.ndim == 3 for w in point.pair.initial], device=relative.device)
     return {
@@ -86,12 +85,6 @@ def spectral_displacement(point: Point) -> Values:
         "spectral_displacement_by_layer": by_layer.mT,
         "relative_spectral_displacement_by_layer": relative.mT,
     }
-
-
-def _moved(point: Point) -> list[Tensor]:
-    """w - w_0 of the towers' weights; what the loss itself trains is left out."""
-    drawn = point.pair.initial
-    return [w.detach() - w0 for w, w0 in zip(point.pair.weights[: len(drawn)], drawn, strict=True)]
 
 
 def _ratio(moved: Tensor, drawn: Tensor) -> Tensor:

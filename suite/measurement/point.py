@@ -54,6 +54,12 @@ class Point:
         return factors @ self.norms_sq
 
     @cached_property
+    def moved(self) -> list[Tensor]:
+        """w - w_0 of the towers' weights; what the loss itself trains is left out."""
+        drawn = self.pair.initial
+        return [w.detach() - w0 for w, w0 in zip(self.pair.weights[: len(drawn)], drawn, strict=True)]
+
+    @cached_property
     def passes(self) -> list[list[Pass]]:
         """What goes through every layer of each view's tower at the present weights, for MOST_SAMPLES samples."""
         import torch

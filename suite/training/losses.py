@@ -96,7 +96,7 @@ class Loss(Settings):
         scales = [inverse_norms(z) if self.similarity == "cosine" else None for z in (query, key)]
         q, k = (z if scale is None else z * scale for z, scale in zip((query, key), scales, strict=True))
         temperature = getattr(self, "temperature", 1.0)
-        logits = q @ k.mT if temperature == 1 else (q @ k.mT).div_(temperature)
+        logits = (q / temperature) @ k.mT
         taken = self.slopes_of_rows(logits, **extras)
         if taken is None:
             return None
@@ -105,8 +105,8 @@ class Loss(Settings):
             other = self.slopes_of_rows(logits.mT, **extras)
             assert other is not None
             rows, slopes = (rows + other[0]).div_(2), (slopes + other[1].mT).div_(2)
-        slopes.div_(temperature * query.shape[1])
-        gradients = [slopes @ k, slopes.mT @ q]
+        share = 1 / (temperature * query.shape[1])
+        gradients = [(slopes @ k).mul_(share), (slopes.mT @ q).mul_(share)]
         for z, gradient, scale in zip((q, k), gradients, scales, strict=True):
             if scale is not None:  # what is along z does not change its direction
                 gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).mul_(scale)

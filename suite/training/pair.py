@@ -15,6 +15,7 @@ from torch import Tensor
 from suite.data.pairs import check_views, draw_pairs
 from suite.experiment import TrialSettings
 from suite.measurement.curvature import hessian_extremes, largest_converged
+from suite.measurement.point import norms
 from suite.training.losses import draw_negatives
 from suite.training.shapes import tower_specs
 from suite.training.towers import Pass, TowerSlots, draw_weights
@@ -38,6 +39,7 @@ class Pair:
             for name in example.loss.parameters()
         }
         self._start: list[list[Pass]] | None = None
+        self._sizes: Tensor | None = None
         self._extras: dict[str, Tensor] = {}
         n = example.data.samples
         if "labels" in self._loss.needs:
@@ -63,7 +65,7 @@ class Pair:
         Raises:
             ValueError: its data cannot be drawn, or one tower is to see views of unequal size.
         """
-        self._start = None
+        self._start = self._sizes = None
         pairs = draw_pairs(settings.data, settings.seed)
         check_views(pairs, settings.coupling)
         for tower, inputs in zip(self.towers, (pairs.query, pairs.key), strict=True):
@@ -85,6 +87,14 @@ class Pair:
         starts = self._loss.parameters()
         return [*self.initial, *(torch.full_like(scalar, starts[name]) for name, scalar in self.scalars.items())]
 
+    @torch.no_grad()
+    def initial_sizes(self) -> Tensor:
+        """Frobenius norm of each of the towers' weights as it was drawn, (weights, S); kept until a slot takes another
+        trial."""
+        if self._sizes is None:
+            self._sizes = torch.stack([norms(initial) for initial in self.initial])
+        return self._sizes
+
     def initial_norms(self) -> list[Tensor]:
         """Spectral norm of each of the towers' weights as it was drawn, (S,) each."""
         own = self.towers[:1] if self._one_tower else self.towers
@@ -98,7 +108,7 @@ class Pair:
     @torch.no_grad()
     def copy_slot(self, source: Pair, *, start: int, to: int) -> None:
         """Copy slot `start` of a pair of the same shape into slot `to`, in the dtype of this one."""
-        self._start = None
+        self._start = self._sizes = None
         for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             mine[to] = theirs[start]
         for tower in self.towers:
@@ -173,7 +183,7 @@ class Pair:
     def mapped(self, convert: Callable[[Tensor], Tensor]) -> Pair:
         """A copy in which every tensor is what `convert` makes of it."""
         twin = copy.copy(self)
-        twin._start = None
+        twin._start = twin._sizes = None
         twin.towers = [tower.mapped(convert) for tower in self.towers]
         twin.scalars = {n: convert(s.detach()).clone().requires_grad_() for n, s in self.scalars.items()}
         twin._extras = {name: convert(extra) for name, extra in self._extras.items()}

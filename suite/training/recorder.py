@@ -51,14 +51,19 @@ class Recorder:
         self._room: Pair | None = None
         self._rates = torch.zeros_like(lane.eta)
         self._places: list[Place] = []
+        self._due: dict[tuple[int, int, bool], list[Measurement]] = {}
         self.peaks: dict[str, float] = {}
         """The largest lambda_max met so far, by trial; without what only its end asked for."""
         self.seconds = dict.fromkeys(self._moments, 0.0)
 
     def due(self, step: int, per_decade: int, *, final: bool) -> list[Measurement]:
         """What is to be measured at this record."""
-        times = self._moments.items()
-        return [MEASUREMENTS[name] for name, when in times if when.due(step, per_decade=per_decade, final=final)]
+        key = (step, per_decade, final)
+        if key not in self._due:
+            times = self._moments.items()
+            due = [MEASUREMENTS[name] for name, when in times if when.due(step, per_decade=per_decade, final=final)]
+            self._due[key] = due
+        return self._due[key]
 
     def measure(self, due: Mapping[int, list[Measurement]]) -> dict[int, Row]:
         """What need not wait, by slot, measured where the lane is."""
