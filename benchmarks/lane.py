@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from benchmarks.saved import CORES
 from suite.calibration import measure
 from suite.experiment import Experiment, TrialSettings
 from suite.lanes import Lane, plan_lanes
 from suite.run import shape_costs
+from suite.training.lane import LONGEST_CHUNK
+from suite.training.lane import Lane as Stack
 from suite.training.loop import Job, Loop
 from suite.training.records import record_steps
 from suite.trials import expand, missing
@@ -49,8 +53,9 @@ def train_lane(
 ) -> LaneTime:
     """Train these trials of one shape to their end, without what comes before the first step.
 
-    `as_if` gives the times of trials of so many steps, of which these make only the first: each step and each
-    measurement is taken to cost the same, and longer trials have fewer records per step, and one end.
+    `as_if` gives the times of trials of so many steps, of which these make only the first: each measurement is taken to
+    cost the same, and each step what it takes in a long stretch, because longer trials have fewer records per step,
+    after which caches hold other things.
     """
     steps = experiment.budget.steps
     loop = Loop(
@@ -73,7 +78,19 @@ def train_lane(
         return LaneTime(training, measuring)
     mine, theirs = _calls(loop, steps), _calls(loop, as_if)
     scaled = {name: part * theirs[name] / mine[name] for name, part in measuring.items()}
-    return LaneTime(training * (as_if + 1) / (steps + 1), scaled)
+    return LaneTime(_seconds_per_step(settings[:slots], experiment) * (as_if + 1) * len(settings) / slots, scaled)
+
+
+def _seconds_per_step(settings: Sequence[TrialSettings], experiment: Experiment) -> float:
+    """Wall seconds of a step of a full lane, from a stretch as long as the host ever leaves it alone."""
+    cpu = torch.device("cpu")
+    lane = Stack(settings[0], slots=len(settings), budget=experiment.budget, stop_below=0, device=cpu)
+    for slot, trial in enumerate(settings):
+        lane.fill(slot, trial)
+    lane.advance(2)
+    began = time.perf_counter()
+    lane.advance(LONGEST_CHUNK)
+    return (time.perf_counter() - began) / LONGEST_CHUNK
 
 
 def _calls(loop: Loop, steps: int) -> Counter[str]:

@@ -158,9 +158,11 @@ def peers(figures: Figures) -> Figures:
     """Times and differences of losses."""
     sweeps = {name: figures[name] for name in ("narrow", "wide")}
     ways = {
-        "suite": "Stillpoint, from the command to its end",
+        "suite": "Stillpoint, from the command to its last row",
+        "suite_plain": "the same, `measure: none`",
         "tune": "Ray Tune",
         "suite_training": "Stillpoint, training alone",
+        "suite_plain_training": "the same, `measure: none`",
         "loop": "sequential loop, training alone",
         "ensemble": "`torch.func` ensemble, training alone",
     }

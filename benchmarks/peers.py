@@ -1,9 +1,10 @@
 """The suite beside its peers: Ray Tune, a plain loop and `torch.func`, from the same draws to the same losses.
 
 `python -m benchmarks.peers` runs two sweeps, of many narrow trials and of a few wide ones. The suite's wall time is
-that of the command, from its start to its end, with a cold calibration and without the report. Tune's is from the
-first trial's start to the last one's last report, over the number of trials, so without Ray's own start. The loop's
-and the ensembles' are those of training alone, and so are set against the suite's first to last lane step.
+that of the command, from its start to its last row in Parquet and MLflow, with a cold calibration and without the
+report, once with the default measurements and once without. Tune's is from the first trial's start to the last one's
+last report, over the number of trials, so without Ray's own start. The loop's and the ensembles' are those of training
+alone, and so are set against the suite's first to last lane step.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def main() -> None:
 def compare(case: Case, scratch: Path) -> dict[str, Any]:
     """Seconds per trial of the suite and its peers on one sweep, and how far apart their losses are."""
     sweep = run_sweep(case.file, scratch, "--no-report", *setting(**case.overrides))
+    plain = run_sweep(case.file, scratch, "--no-report", *setting(**case.overrides, measure="none"))
     num_trials = len(sweep.table("trials", "trial_id"))
     trials = trials_of(case.file, **case.overrides | {"seed": f"{{range: {case.seeds}}}"})
     starts = [start_of(trial) for trial in trials]
@@ -79,7 +81,9 @@ def compare(case: Case, scratch: Path) -> dict[str, Any]:
         "wall": sweep.wall,
         "start_up": sweep.start_up,
         "suite": sweep.wall / num_trials,
+        "suite_plain": plain.wall / num_trials,
         "suite_training": sweep.training / num_trials,
+        "suite_plain_training": plain.training / num_trials,
         **{name: seconds for name, (seconds, _) in peers.items()},
         "differences": differences,
         "wrong": [name for name, found in differences.items() if not within_rounding(found)],

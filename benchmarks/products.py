@@ -19,33 +19,35 @@ Product = tuple[Tensor, Tensor, Tensor]
 
 
 class Products:
-    """Every product of one step of S trials: as many different matrices as the step has, laid out as it has them, so
-    that caches are as in training. Only trained layers, as `suite.training.arithmetic.flops_per_step` counts."""
+    """Every product of one step of S trials: as many different matrices as the step has, laid out and in order as it
+    has them, so that caches are as in training. Trained layers only, as `suite.training.arithmetic` counts."""
 
     def __init__(self, settings: TrialSettings, slots: int) -> None:
         n, d = settings.data.samples, settings.encoder.embedding_dim
-        self._stacked: list[Product] = []
+        forward: list[Product] = []
+        backward: list[Product] = []
 
         def tensor(rows: int, columns: int) -> Tensor:
             return torch.randn(slots, rows, columns) / columns**0.5
 
-        def multiply(a: Tensor, b: Tensor) -> None:
-            self._stacked.append((a, b, torch.empty(slots, a.shape[1], b.shape[2])))
+        def multiply(a: Tensor, b: Tensor, to: list[Product]) -> None:
+            to.append((a, b, torch.empty(slots, a.shape[1], b.shape[2])))
 
         for spec in tower_specs(settings):
             for depth in range(spec.depth):
                 h, w, delta = tensor(n, spec.width), tensor(spec.width, spec.width), tensor(n, spec.width)
-                multiply(h, w.mT)  # forward
-                multiply(delta.mT, h)  # the gradient of the weights
+                multiply(h, w.mT, forward)
                 if depth:
-                    multiply(delta, w)  # the gradient of the layer's input, which depends on trained weights
+                    multiply(delta, w, backward)  # of the layer's input, which depends on trained weights
+                multiply(delta.mT, h, backward)  # of the weights
             h, w, delta = tensor(n, spec.width), tensor(d, spec.width), tensor(n, d)
-            multiply(h, w.mT)
-            multiply(delta, w)
+            multiply(h, w.mT, forward)
+            multiply(delta, w, backward)
         query, key, logits = tensor(n, d), tensor(n, d), tensor(n, n)
-        multiply(query, key.mT)
-        multiply(logits, key)
-        multiply(logits.mT, query)
+        multiply(query, key.mT, forward)
+        multiply(logits, key, backward)
+        multiply(logits.mT, query, backward)
+        self._stacked = [*forward, *reversed(backward)]
         self._single = [(a[s], b[s], out[s]) for s in range(slots) for a, b, out in self._stacked]
 
     @property

@@ -21,8 +21,8 @@ from suite.training.pair import Pair
 from suite.training.shapes import Layer
 from suite.training.towers import BLOCK_ELEMENTS, TowerSlots
 
-UNCUT_ELEMENTS, BLOCK_OF_ROWS_ELEMENTS = 2**21, 2**18
-"""Numbers of a stack of gradients that is made at once, and of each block of rows of a larger one."""
+UNCUT_ELEMENTS, ROWS_OF_BLOCK = 2**18, 128
+"""Numbers of a stack of gradients that is made at once, and rows of each block of a larger one."""
 
 
 class Backprop:
@@ -187,8 +187,8 @@ class _Branch:
 
 def _blocks(gradient: Tensor) -> list[slice]:
     """Rows to make at once, so that a gradient's norm is taken while it is in a cache: all, but of very large ones."""
-    rows, size = gradient.shape[1], gradient.numel()
-    step = rows if size <= UNCUT_ELEMENTS else max(64, rows * BLOCK_OF_ROWS_ELEMENTS // size)
+    rows = gradient.shape[1]
+    step = rows if gradient.numel() <= UNCUT_ELEMENTS else ROWS_OF_BLOCK
     return [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
 
 

@@ -91,20 +91,16 @@ class Loss(Settings):
 
         None where that is left to autograd: the loss has no `slopes_of_rows`, or its logits are too many to be held.
         """
-        if len(query) * query.shape[1] ** 2 > BLOCK_ELEMENTS:
+        if type(self).slopes_of_rows is Loss.slopes_of_rows or len(query) * query.shape[1] ** 2 > BLOCK_ELEMENTS:
             return None
         scales = [inverse_norms(z) if self.similarity == "cosine" else None for z in (query, key)]
         q, k = (z if scale is None else z * scale for z, scale in zip((query, key), scales, strict=True))
         temperature = getattr(self, "temperature", 1.0)
         logits = (q / temperature) @ k.mT
-        taken = self.slopes_of_rows(logits, **extras)
-        if taken is None:
-            return None
-        rows, slopes = taken
+        rows, slopes = self.slopes_of_rows(logits, **extras)
         if getattr(self, "symmetric", False):
-            other = self.slopes_of_rows(logits.mT, **extras)
-            assert other is not None
-            rows, slopes = (rows + other[0]).div_(2), (slopes + other[1].mT).div_(2)
+            other, back = self.slopes_of_rows(logits.mT, **extras)
+            rows, slopes = (rows + other).div_(2), (slopes + back.mT).div_(2)
         share = 1 / (temperature * query.shape[1])
         gradients = [(slopes @ k).mul_(share), (slopes.mT @ q).mul_(share)]
         for z, gradient, scale in zip((q, k), gradients, scales, strict=True):
@@ -112,10 +108,10 @@ class Loss(Settings):
                 gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).mul_(scale)
         return rows.mean(-1), gradients
 
-    def slopes_of_rows(self, logits: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor] | None:
-        """`of_rows` of all anchors, (S, n), and its derivative in each logit, (S, n, n); None to leave it to autograd.
+    def slopes_of_rows(self, logits: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+        """`of_rows` of all anchors, (S, n), and its derivative in each logit, (S, n, n), where that is known by hand.
         Only a loss without trained scalars, of n anchors and n candidates, may have it."""
-        return None
+        raise NotImplementedError
 
     @abstractmethod
     def of_rows(self, logits: Tensor, first: int, **extras: Tensor) -> Tensor:

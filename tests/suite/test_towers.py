@@ -207,7 +207,7 @@ def test_the_twin_follows_the_network_for_a_while_and_longer_when_wide():
             )
             lane = lane_of(settings, slots=4)
             lane.advance(60)
-            curves.append(lane._history.loss[:60].clone())
+            curves.append(lane._history[:60, 0].clone())
         gaps.append((curves[0] - curves[1]).abs().mean().item())
     assert gaps[1] < 0.5 * gaps[0]
 
