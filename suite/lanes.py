@@ -22,7 +22,7 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 900.0
 TRIED_CAPS = 12
 """How many bounds on the time of a stack are tried against each other."""
 
-WORTHWHILE = 0.93
+WORTHWHILE = 0.95
 """A larger stack must bring the time of a step of one trial below this share of a smaller one's."""
 
 Limit = Literal["speed", "memory", "trials", "workers", "prescribed"]

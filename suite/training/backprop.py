@@ -107,82 +107,116 @@ class _Branch:
         *,
         adds: bool,
     ) -> None:
-        self._tower, self._adds = tower, adds
+        self._tower = tower
         names = list(tower.spec.trained)
-        self._weights = tower.known(weights)
-        self._gradients = dict(zip(names, gradients, strict=True))
-        self._norms_sq = dict(zip(names, norms_sq, strict=True))
+        made = dict(zip(names, zip(gradients, norms_sq, strict=True), strict=True))
         slots, n, _ = tower.inputs.shape
 
         def buffer(features: int) -> Tensor:
             return torch.empty(slots, batch or n, features, dtype=tower.inputs.dtype, device=tower.inputs.device)
 
-        self._outputs = {layer.name: buffer(layer.shape[0]) for layer in tower.spec.layers}
-        self._signals = [buffer(tower.spec.width) for _ in range(2)]
-        self._inputs: dict[str, Tensor] = {}
-        layers = tower.spec.layers
-        self._lowest = next((i for i, layer in enumerate(layers) if layer.trained or layer.has_bias), len(layers))
+        self._layers = [
+            _Work(layer, tower, tower.known(weights), made, buffer(layer.shape[0]), adds=adds)
+            for layer in tower.spec.layers
+        ]
+        signals = [buffer(tower.spec.width) for _ in range(2)]
+        behind = False
+        for number, work in enumerate(self._layers):  # what is below no trained weight needs no signal
+            work.below = signals[number % 2] if behind else None
+            behind |= work.is_trained
 
     def forward(self, rates: Tensor | None, rows: Tensor | None) -> Tensor:
         """Embeddings of all samples or of these, after every weight has moved."""
-        spec, h = self._tower.spec, self._tower.inputs_of(rows)
-        for layer in spec.layers:
-            self._inputs[layer.name] = h
-            out, bias = self._outputs[layer.name], f"{layer.name}.bias"
-            multiplier, bias_multiplier = self._tower.multipliers(layer)
-            if rates is not None:
-                self._move(layer.name, rates)
-                self._move(bias, rates)
-            product(h, self._weights[layer.name].mT, out, multiplier)
-            if layer.has_bias:
-                out.add_(self._weights[bias][:, None], alpha=bias_multiplier)
-            if layer.name == "last":
-                return out
-            if spec.residual and layer.name != "first":
-                out.div_(spec.depth**0.5).add_(h)
-            h = torch.relu_(out) if spec.activation == "relu" else activate(spec.activation, out)
-        raise AssertionError("a tower has a last layer")
-
-    def _move(self, name: str, rates: Tensor) -> None:
-        if name in self._gradients and not self._adds:
-            move(self._weights[name], self._gradients[name], rates, self._tower.spec.learning_rate_factor)
+        h = self._tower.inputs_of(rows)
+        for work in self._layers:
+            h = work.forward(h, rates)
+        return h
 
     def backward(self, signal: Tensor) -> None:
         """All gradients and their norms, from dL/dz (S, n, d)."""
-        spec = self._tower.spec
-        for index, layer in reversed(list(enumerate(spec.layers))):
-            if layer.name != "last":
-                self._through_activation(layer, signal)
-            skips = spec.residual and layer.name not in ("first", "last")
-            scale = spec.depth**-0.5 if skips else 1.0
-            self._gradient(layer, signal, scale)
-            if index == self._lowest or index == 0:
+        for work in reversed(self._layers):
+            signal = work.backward(signal)
+            if work.below is None:
                 return
-            below = self._signals[index % 2]
-            product(signal, self._weights[layer.name], below, scale * self._tower.multipliers(layer)[0])
-            signal = below.add_(signal) if skips else below
 
-    def _through_activation(self, layer: Layer, signal: Tensor) -> None:
-        """dL/dh of a layer into dL / d pre-activation, in place."""
-        out = self._outputs[layer.name]
-        if self._tower.spec.activation == "relu":  # its output is 0 where its slope is
-            torch.ops.aten.threshold_backward.grad_input(signal, out, 0.0, grad_input=signal)
-        else:
-            signal.mul_(slope(self._tower.spec.activation, out))
 
-    def _gradient(self, layer: Layer, signal: Tensor, scale: float) -> None:
-        multiplier, bias_multiplier = self._tower.multipliers(layer)
-        if layer.trained:
-            gradient, total = self._gradients[layer.name], self._norms_sq[layer.name]
-            for number, rows in enumerate(_blocks(gradient)):
-                part = gradient[:, rows]
-                product(signal[..., rows].mT, self._inputs[layer.name], part, scale * multiplier, adds=self._adds)
-                total.copy_(square_sums(part)) if number == 0 else total.add_(square_sums(part))
-        if layer.has_bias:
-            name = f"{layer.name}.bias"
-            gradient, sums = self._gradients[name], signal.sum(1).mul_(scale * bias_multiplier)
-            gradient.add_(sums) if self._adds else gradient.copy_(sums)
-            self._norms_sq[name].copy_(square_sums(gradient))
+class _Work:
+    """One layer of a branch with its tensors, of which views are made once too: each costs a microsecond."""
+
+    below: Tensor | None = None
+    """Where dL/dh of the layer's input goes; None if nothing before it is trained."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        tower: TowerSlots,
+        weights: dict[str, Tensor],
+        made: dict[str, tuple[Tensor, Tensor]],
+        out: Tensor,
+        *,
+        adds: bool,
+    ) -> None:
+        spec, bias = tower.spec, f"{layer.name}.bias"
+        self._out, self._adds, self._factor = out, adds, spec.learning_rate_factor
+        self._weight, self._transposed = weights[layer.name], weights[layer.name].mT
+        self._bias = weights.get(bias)
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._gradient, self._norm_sq = made.get(layer.name, nothing)
+        self._bias_gradient, self._bias_norm_sq = made.get(bias, nothing)
+        self._multiplier, self._bias_multiplier = tower.multipliers(layer)
+        self._activation = None if layer.name == "last" else spec.activation
+        self._root = spec.depth**0.5 if spec.residual and layer.name not in ("first", "last") else None
+        self._scale = 1 / self._root if self._root else 1.0
+        self._parts = [] if self._gradient is None else [(r, self._gradient[:, r]) for r in _blocks(self._gradient)]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has a gradient of its own."""
+        return self._gradient is not None or self._bias_gradient is not None
+
+    def forward(self, h: Tensor, rates: Tensor | None) -> Tensor:
+        """The layer's output after its activation, from its input."""
+        self._input, out = h, self._out
+        if rates is not None and not self._adds:
+            self._move(rates)
+        product(h, self._transposed, out, self._multiplier)
+        if self._bias is not None:
+            out.add_(self._bias[:, None], alpha=self._bias_multiplier)
+        if self._root:
+            out.div_(self._root).add_(h)
+        if self._activation is None:
+            return out
+        return torch.relu_(out) if self._activation == "relu" else activate(self._activation, out)
+
+    def _move(self, rates: Tensor) -> None:
+        if self._gradient is not None:
+            move(self._weight, self._gradient, rates, self._factor)
+        if self._bias is not None and self._bias_gradient is not None:
+            move(self._bias, self._bias_gradient, rates, self._factor)
+
+    def backward(self, signal: Tensor) -> Tensor:
+        """dL/dh of the layer's input from that of its output, with its gradients on the way; `signal` is used up."""
+        if self._activation == "relu":  # the output is 0 where its slope is
+            torch.ops.aten.threshold_backward.grad_input(signal, self._out, 0.0, grad_input=signal)
+        elif self._activation is not None:
+            signal.mul_(slope(self._activation, self._out))
+        self._take_gradients(signal)
+        if self.below is None:
+            return signal
+        product(signal, self._weight, self.below, self._scale * self._multiplier)
+        return self.below.add_(signal) if self._root else self.below
+
+    def _take_gradients(self, signal: Tensor) -> None:
+        """From dL / d pre-activation."""
+        for number, (rows, part) in enumerate(self._parts):
+            product(signal[..., rows].mT, self._input, part, self._scale * self._multiplier, adds=self._adds)
+            assert self._norm_sq is not None
+            self._norm_sq.copy_(square_sums(part)) if number == 0 else self._norm_sq.add_(square_sums(part))
+        if self._bias_gradient is not None:
+            assert self._bias_norm_sq is not None
+            sums = signal.sum(1).mul_(self._scale * self._bias_multiplier)
+            self._bias_gradient.add_(sums) if self._adds else self._bias_gradient.copy_(sums)
+            self._bias_norm_sq.copy_(square_sums(self._bias_gradient))
 
 
 def _blocks(gradient: Tensor) -> list[slice]:
