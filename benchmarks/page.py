@@ -46,6 +46,7 @@ def page(parts: Figures, *, picture: str) -> str:
     sections: dict[str, Callable[[Figures], Figures]] = {
         "peers": peers,
         "ceiling": ceiling,
+        "step": step,
         "overheads": overheads,
         "growth": growth,
         "bookkeeping": bookkeeping,
@@ -203,6 +204,14 @@ def ceiling(figures: Figures) -> Figures:
     parts = [[name, *(f"{row['parts'].get(name, 0):.1%}" for row in figures["rows"])] for name in names]
     widths = [str(row["width"]) for row in figures["rows"]]
     return {"rates": table(head, rows), "rounds": figures["rounds"], "parts": table(["width", *widths], parts)}
+
+
+def step(figures: Figures) -> Figures:
+    """Shares of a step by width."""
+    rows = figures["rows"]
+    groups = list(next(iter(rows.values())))
+    shares = [[group, *(f"{row[group]:.0%}" for row in rows.values())] for group in groups]
+    return {"shares": table(["width", *rows], shares)}
 
 
 def overheads(figures: Figures) -> Figures:

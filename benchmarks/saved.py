@@ -50,7 +50,10 @@ def origin() -> dict[str, Any]:
 
 
 def _code() -> str:
-    """The commit, marked if files differ from it; the package's version outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or version("stillpoint")
+    """The commit, marked if code differs from it; the package's version outside a repository."""
+
+    def told(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = told("status", "--porcelain", "--", "suite", "analysis", "benchmarks/*.py", "benchmarks/*.yaml")
+    return (told("rev-parse", "--short", "HEAD") or version("stillpoint")) + ("-dirty" if changed else "")
