@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.peers import MOST_AT_10, MOST_AT_END
 from benchmarks.saved import FULL, QUICK, ROOT, asked_quick, read
+from benchmarks.step import GROUPS, OTHERS
 
 Figures = dict[str, Any]
 PICTURE = ROOT / "docs" / "pictures" / "ceiling.png"
@@ -209,9 +210,9 @@ def ceiling(figures: Figures) -> Figures:
 def step(figures: Figures) -> Figures:
     """Shares of a step by width."""
     rows = figures["rows"]
-    groups = list(next(iter(rows.values())))
-    shares = [[group, *(f"{row[group]:.0%}" for row in rows.values())] for group in groups]
-    return {"shares": table(["width", *rows], shares)}
+    widths = sorted(rows, key=int)
+    shares = [[group, *(f"{rows[width][group]:.0%}" for width in widths)] for group in (*GROUPS, OTHERS)]
+    return {"shares": table(["width", *widths], shares)}
 
 
 def overheads(figures: Figures) -> Figures:
