@@ -37,9 +37,11 @@ class LaneTime:
 
 def lanes_of(experiment: Experiment, *, workers: int = CORES) -> list[Lane]:
     """As a run on this machine, or on so many of its cores, would plan them."""
-    tasks = missing(expand(experiment).trials, {}, experiment)
+    trials = expand(experiment).trials
+    tasks = missing(trials, {}, experiment)
     costs = shape_costs(
         tasks,
+        trials,
         experiment,
         earlier={},
         calibrate=lambda requests: {key: measure(**request) for key, request in requests.items()},

@@ -7,8 +7,8 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ TRIED_CAPS = 12
 WORTHWHILE = 0.95
 """A larger stack must bring the time of a step of one trial below this share of a smaller one's."""
 
-Limit = Literal["speed", "memory", "trials", "workers", "prescribed"]
+Limit = Literal["speed", "memory", "trials", "workers", "prescribed", "earlier"]
 """What kept a stack from being larger; `LIMITS` has it in words."""
 
 
@@ -51,8 +51,16 @@ class Cost:
     seconds_per_step: float
     alone: float | None = None
     """Seconds per step of a trial by itself, if that was measured."""
-    limit: Limit = "speed"
+    limit: Limit = "earlier"
     """Why there are no more."""
+    num_trials: int = 0
+    """Planned trials of the shape when this was chosen."""
+
+    def serves(self, num_trials: int, *, prescribed: int | None) -> bool:
+        """Whether it is what would be chosen again for so many planned trials on the same machine."""
+        if prescribed is not None or self.limit == "prescribed":
+            return prescribed == self.slots
+        return self.limit in ("speed", "memory") or (self.limit != "earlier" and num_trials <= self.num_trials)
 
 
 LIMITS: Mapping[str, str] = {
@@ -61,8 +69,34 @@ LIMITS: Mapping[str, str] = {
     "trials": "no more trials",
     "workers": "more would leave workers idle",
     "prescribed": "resources.slots",
+    "earlier": "chosen by an earlier version",
 }
 """Why there are no more slots, as `plan` and the report say it."""
+
+
+def read_timings(entry: Any) -> Timings | None:
+    """From plain data; None if that is no table of timings."""
+    try:
+        seconds = {int(number): float(each) for number, each in entry["seconds"].items()}
+        sound = all(number >= 1 and 0 < each < math.inf for number, each in seconds.items())
+        return Timings(seconds, entry["limit"]) if seconds and sound and entry["limit"] in LIMITS else None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def read_costs(entries: Any) -> dict[str, Cost]:
+    """Costs by shape from plain data, of this version or another; what cannot be read is left out, and chosen again."""
+    names = {field.name for field in fields(Cost)}
+    costs = {}
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
+        try:
+            cost = Cost(**{name: value for name, value in entry.items() if name in names})
+            sound = cost.slots >= 1 and 0 < cost.seconds_per_step < math.inf and (cost.alone is None or cost.alone > 0)
+            if sound and cost.limit in LIMITS and cost.num_trials >= 0:
+                costs[key] = cost
+        except (AttributeError, TypeError):
+            continue
+    return costs
 
 
 @dataclass(frozen=True)
@@ -165,15 +199,17 @@ def _choice(timing: Timings, num_trials: int, cap: float) -> Cost:
     """The best stack of at most `num_trials` that makes a step within `cap` seconds, or the smallest there is."""
     seconds = timing.seconds
     fits = [number for number in sorted(seconds) if number <= num_trials] or [min(seconds)]
+    computed = {number: number * -(-num_trials // number) for number in fits}  # the last stack may have idle slots
+    in_all = {number: computed[number] * seconds[number] for number in fits}
     short = [number for number in fits if number * seconds[number] <= cap] or fits[:1]
-    best, limit = _best(short, seconds), timing.limit
-    if best < _best(fits, seconds):
+    best, limit = _best(short, in_all), timing.limit
+    if best < _best(fits, in_all):
         limit = "workers"
     elif best < max(fits):
         limit = "speed"
     elif best < max(seconds):
         limit = "trials"
-    return Cost(best, seconds[best], seconds.get(1), limit)
+    return Cost(best, seconds[best], seconds.get(1), limit, num_trials)
 
 
 def _best(numbers: list[int], seconds: Mapping[int, float]) -> int:

@@ -104,7 +104,8 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
 
         return {key: measure(**request) for key, request in requests.items()}
 
-    costs = shape_costs(tasks, experiment, earlier=saved_slots(folder), calibrate=here, workers=workers)
+    earlier = saved_slots(folder, experiment)
+    costs = shape_costs(tasks, expansion.trials, experiment, earlier=earlier, calibrate=here, workers=workers)
     lanes = plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
     shapes, lanes_of = [], Counter(lane.shape for lane in lanes)
     grouped: dict[str, list[Task]] = {key: [] for key in costs}

@@ -7,8 +7,8 @@ import signal
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +22,19 @@ import yaml
 
 from suite.columns import axis_column
 from suite.data.files import check_unchanged, contents
-from suite.experiment import Experiment
-from suite.lanes import LIMITS, Cost, Lane, Timings, choose_slots, groups, plan_lanes, shape_titles
+from suite.experiment import Experiment, TrialSettings
+from suite.lanes import (
+    LIMITS,
+    Cost,
+    Lane,
+    Timings,
+    choose_slots,
+    groups,
+    plan_lanes,
+    read_costs,
+    shape_key,
+    shape_titles,
+)
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.storage import DamagedError, Folder, locked
@@ -345,20 +356,26 @@ class _Run:
 
     def costs(self, calibrate: Calibrate, *, workers: int) -> dict[str, Cost]:
         """Cost by shape: as chosen earlier in this folder, or chosen now."""
-        earlier = self.sweep["slots"]
-        return shape_costs(self.tasks, self.experiment, earlier=earlier, calibrate=calibrate, workers=workers)
+        earlier = read_costs(self.sweep.get("slots"))
+        return shape_costs(
+            self.tasks, self.trials, self.experiment, earlier=earlier, calibrate=calibrate, workers=workers
+        )
 
     def _keep_slots(self, costs: dict[str, Cost]) -> None:
         titles = shape_titles({key: members[0].settings for key, members in groups(self.tasks).items()})
-        self.sweep["slots"] |= {key: asdict(cost) for key, cost in costs.items()}
+        self.sweep["slots"] = self.sweep.get("slots", {}) | {key: asdict(cost) for key, cost in costs.items()}
         self.sweep["shapes"] = self.sweep.get("shapes", {}) | titles
         self.write_sweep()
 
     def _slots(self) -> list[dict[str, Any]]:
         """How many trials of each shape were stacked, and why, for the report."""
         shapes = self.sweep.get("shapes", {})
-        known = {key: Cost(**cost) for key, cost in self.sweep["slots"].items() if key in shapes}
-        return [{"shape": shapes[key], **asdict(cost), "why": LIMITS[cost.limit]} for key, cost in known.items()]
+        known = read_costs(self.sweep.get("slots"))
+        return [
+            {"shape": shapes[key], **asdict(cost), "why": LIMITS[cost.limit]}
+            for key, cost in known.items()
+            if key in shapes
+        ]
 
     def write_sweep(self) -> None:
         """Keep what the folder must remember beside its tables."""
@@ -461,34 +478,44 @@ class _Watch:
 
 def shape_costs(
     tasks: list[Task],
+    trials: list[Trial],
     experiment: Experiment,
     *,
-    earlier: dict[str, dict[str, Any]],
+    earlier: dict[str, Cost],
     calibrate: Calibrate,
     workers: int,
 ) -> dict[str, Cost]:
-    """Cost by shape. Slots chosen once stay chosen, because bits depend on them, unless the experiment says another."""
+    """Cost by shape of these tasks, of the planned `trials`.
+
+    Slots chosen once stay chosen, because bits depend on them, unless the experiment says another, or more trials are
+    planned than there were and none that has begun is to go on.
+    """
     prescribed = experiment.resources.slots
     shapes = groups(tasks)
-    known = {key: Cost(**cost) for key, cost in earlier.items() if key in shapes}
-    known = {key: cost for key, cost in known.items() if prescribed in (None, cost.slots)}
-    new = {key: members for key, members in shapes.items() if key not in known}
-    timings = _timings(new, experiment, calibrate)
-    numbers = {key: len(members) for key, members in new.items()}
-    return known | choose_slots(timings, numbers, steps=experiment.budget.steps, workers=workers)
+    planned = Counter(shape_key(trial.settings) for trial in trials) if tasks else Counter()
+    known = {}
+    for key, members in shapes.items():
+        goes_on = prescribed is None and any(task.checkpoint for task in members)
+        if key in earlier and (goes_on or earlier[key].serves(planned[key], prescribed=prescribed)):
+            known[key] = earlier[key]
+    new = {key: members[0].settings for key, members in shapes.items() if key not in known}
+    timings = _timings(new, planned, experiment, calibrate)
+    return known | choose_slots(timings, planned, steps=experiment.budget.steps, workers=workers)
 
 
-def _timings(shapes: dict[str, list[Task]], experiment: Experiment, calibrate: Calibrate) -> dict[str, Timings]:
+def _timings(
+    shapes: dict[str, TrialSettings], planned: Mapping[str, int], experiment: Experiment, calibrate: Calibrate
+) -> dict[str, Timings]:
     """As measured earlier on this machine, if enough was tried for so many trials, or measured now."""
     needed = experiment.resources
     device = "cuda" if needed.gpus else "cpu"
     cache = TimingCache(device=device, threads=needed.cpus, slots=needed.slots)
     kept = cache.read() if shapes else {}
-    known = {key: kept[key] for key, members in shapes.items() if key in kept and kept[key].serve(len(members))}
+    known = {key: kept[key] for key in shapes if key in kept and kept[key].serve(planned[key])}
     fixed = {"threads": needed.cpus, "gpus": needed.gpus, "slots": needed.slots}
     unknown = {
-        key: {"settings": members[0].settings, "num_trials": len(members), **fixed}
-        for key, members in shapes.items()
+        key: {"settings": settings, "num_trials": planned[key], **fixed}
+        for key, settings in shapes.items()
         if key not in known
     }
     if unknown:
@@ -498,9 +525,13 @@ def _timings(shapes: dict[str, list[Task]], experiment: Experiment, calibrate: C
     return known
 
 
-def saved_slots(folder: Folder) -> dict[str, dict[str, Any]]:
-    """Slots chosen earlier in this folder, by shape; none if there is no such folder."""
-    return dict(json.loads(folder.read("sweep.json"))["slots"]) if folder.exists("sweep.json") else {}
+def saved_slots(folder: Folder, experiment: Experiment) -> dict[str, Cost]:
+    """Slots chosen earlier in this folder, by shape; none if there is no such folder.
+
+    Raises:
+        ResultsError: the file that has them is damaged.
+    """
+    return read_costs(_read_sweep(folder, experiment).get("slots")) if folder.exists("sweep.json") else {}
 
 
 def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from suite.lanes import Timings
+from suite.lanes import Timings, read_timings
 from suite.machine import machine
 from suite.user_cache import UserCache
 
 
 class TimingCache:
-    """Timings measured earlier on this machine, in the user's cache folder; a damaged file counts as empty.
+    """Timings measured earlier on this machine, in the user's cache folder; what is damaged is measured again.
 
     Those of a prescribed number of `slots` are kept apart.
     """
@@ -22,13 +22,9 @@ class TimingCache:
 
     def read(self) -> dict[str, Timings]:
         """Timings by shape key."""
-        return {
-            key.removeprefix(self._prefix): Timings(
-                {int(n): each for n, each in entry["seconds"].items()}, entry["limit"]
-            )
-            for key, entry in self._cache.read().items()
-            if key.startswith(self._prefix)
-        }
+        mine = {key: entry for key, entry in self._cache.read().items() if key.startswith(self._prefix)}
+        read = {key.removeprefix(self._prefix): read_timings(entry) for key, entry in mine.items()}
+        return {key: timings for key, timings in read.items() if timings is not None}
 
     def add(self, timings: Mapping[str, Timings]) -> None:
         """Keep these too; a folder that cannot be written is no reason to stop."""

@@ -1,6 +1,7 @@
 """Lanes: every task in exactly one, slots as measured, and none slow to plan."""
 
 import time
+from dataclasses import asdict, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +17,11 @@ from suite.lanes import (
     groups,
     makespan,
     plan_lanes,
+    read_costs,
+    read_timings,
     shape_key,
 )
+from suite.run import shape_costs
 from suite.trials import Task, expand, missing
 
 
@@ -129,6 +133,74 @@ def test_more_trials_than_calibration_had_ask_for_another():
     assert not Timings(tried, "trials").serve(8)
     assert Timings(tried, "speed").serve(10**6)
     assert Timings(tried, "memory").serve(10**6)
+
+
+def table(slots_of_best: int) -> Timings:
+    return Timings({2**i: 1e-4 / min(2**i, slots_of_best) for i in range(8)}, "speed")
+
+
+def chosen(
+    sweep: dict[str, object], *, left: int | None = None, earlier: dict | None = None, checkpoint: bool = False
+) -> dict[str, Cost]:
+    """As `plan` and `run` choose for the last `left` trials of a sweep on two workers."""
+    experiment, tasks = tasks_of(sweep)
+    trials = expand(experiment).trials
+    tasks = tasks if left is None else tasks[-left:]
+    if checkpoint:
+        tasks = [replace(task, checkpoint="lanes/0/00000/1/0.zip", step=10) for task in tasks]
+    return shape_costs(
+        tasks,
+        trials,
+        experiment,
+        earlier=earlier or {},
+        calibrate=lambda requests: {key: table(16) for key in requests},
+        workers=2,
+    )
+
+
+def test_more_trials_are_stacked_higher_but_an_interruption_changes_no_slots(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    few, many = {"seed": list(range(4))}, {"seed": list(range(66))}
+    (key, first), *_ = chosen(few).items()
+    again = chosen(many, earlier={key: first})[key]
+    assert first.slots < again.slots == chosen(many)[key].slots
+    assert chosen(many, left=3, earlier={key: again})[key] == again  # all but three have ended
+    assert chosen(many, left=3)[key].slots == again.slots  # and nothing was kept
+    assert chosen(many, earlier={key: first}, checkpoint=True)[key] == first  # they go on with the bits they have
+    assert chosen(few, earlier={key: again})[key] == again
+
+
+def test_costs_of_other_versions_and_damaged_ones_are_chosen_again():
+    sound = Cost(4, 1e-4, 2e-4, "speed", 8)
+    entries = {"a": asdict(sound), "b": {**asdict(sound), "new": 1}, "c": {"slots": 2, "seconds_per_step": 1e-3}}
+    read = read_costs(entries)
+    assert read["a"] == read["b"] == sound
+    assert read["c"].limit == "earlier"
+    assert not read["c"].serves(1, prescribed=None)
+    for entry in (None, [], 3, {}, {"slots": "x", "seconds_per_step": 1}, {**asdict(sound), "limit": "moon"}):
+        assert read_costs({"a": entry}) == {}
+    for entry in ({"slots": 0}, {"seconds_per_step": -1.0}, {"seconds_per_step": float("nan")}, {"limit": ["speed"]}):
+        assert read_costs({"a": {**asdict(sound), **entry}}) == {}
+    assert read_costs(None) == read_costs([1]) == {}
+
+
+def test_a_table_of_timings_that_is_none_counts_as_not_measured():
+    assert read_timings({"seconds": {"1": 1e-3, "2": 6e-4}, "limit": "speed"}) == Timings({1: 1e-3, 2: 6e-4}, "speed")
+    for seconds in (
+        {},
+        {"one": 1},
+        {"0": 1e-5},
+        {"-3": 1e-5},
+        {"1": 0.0},
+        {"1": None},
+        {"1": float("nan")},
+        {"1": "a"},
+        3,
+    ):
+        assert read_timings({"seconds": seconds, "limit": "speed"}) is None
+    for entry in ([], "a", None, {"seconds": {"1": 1.0}}, {"limit": "speed"}, {"seconds": {"1": 1.0}, "limit": "moon"}):
+        assert read_timings(entry) is None
+    assert read_timings({"seconds": {"1": 1.0}, "limit": ["speed"]}) is None
 
 
 def test_only_what_shapes_the_tensors_or_the_loss_parts_lanes():
