@@ -9,8 +9,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -235,21 +234,21 @@ class _Run:
         )
         delivered = self.sweep["delivered"]
         delivery = Delivery(self.trials, self.saved, sweep, tracking_uri=tracking_uri, delivered=delivered)
-        with ThreadPoolExecutor(max_workers=1) as background:
+        with ExitStack() as connections:  # Ray takes a second to end, so that comes last
             try:
-                return self._complete(delivery, address, stopped, background)
+                return self._complete(delivery, address, stopped, connections)
             except BaseException:
                 delivery.abandon()
                 raise
 
     def _complete(
-        self, delivery: Delivery, address: str | None, stopped: Callable[[], bool], background: Executor
+        self, delivery: Delivery, address: str | None, stopped: Callable[[], bool], connections: ExitStack
     ) -> Summary:
         self.saved.judge(self.experiment.levels)
         if self.tasks or self.saved.num_taken or not delivery.up_to_date:
             delivery.start()
             self.write_sweep()
-        interrupted = bool(self.tasks) and not self._train(address, delivery, stopped, background)
+        interrupted = bool(self.tasks) and not self._train(address, delivery, stopped, connections)
         self.merge(closing=True)
         report = self._report() if self.report and not interrupted else None
         with self.observer.stage("writing to MLflow"):
@@ -300,38 +299,34 @@ class _Run:
         self.saved.merge(self.trials, metadata=metadata, closing_epoch=self.epoch if closing else None)
 
     def _train(
-        self, address: str | None, delivery: Delivery, stopped: Callable[[], bool], background: Executor
+        self, address: str | None, delivery: Delivery, stopped: Callable[[], bool], connections: ExitStack
     ) -> bool:
-        """Train what is missing; False if interrupted. Ray ends in the background: that is a second of waiting."""
+        """Train what is missing; False if interrupted. Ray is left to `connections` to end."""
         from suite import scheduling
 
         needed = self.experiment.resources
         with self.observer.stage("starting Ray"):
-            connection = scheduling.connected(address, cpus=needed.cpus)
-            num_workers = connection.__enter__()
+            num_workers = connections.enter_context(scheduling.connected(address, cpus=needed.cpus))
+        board = scheduling.new_board()  # its process starts while the workers load their libraries
+        with self.observer.stage("measuring how many trials to stack"):
+            calibrate = partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus)
+            costs = self.costs(calibrate, workers=num_workers)
+        lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
+        self._keep_slots(costs)
+        watch = _Watch(self, lanes, costs, delivery)
+        scheduler = scheduling.Scheduler(
+            self.folder,
+            watch,
+            board,
+            cpus=needed.cpus,
+            gpus=needed.gpus,
+            tick=lambda: watch.tick() and not stopped(),
+        )
+        orders = [self._order(lane, {"ray_version": scheduling.ray_version()}) for lane in lanes]
         try:
-            board = scheduling.new_board()  # its process starts while the workers load their libraries
-            with self.observer.stage("measuring how many trials to stack"):
-                calibrate = partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus)
-                costs = self.costs(calibrate, workers=num_workers)
-            lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
-            self._keep_slots(costs)
-            watch = _Watch(self, lanes, costs, delivery)
-            scheduler = scheduling.Scheduler(
-                self.folder,
-                watch,
-                board,
-                cpus=needed.cpus,
-                gpus=needed.gpus,
-                tick=lambda: watch.tick() and not stopped(),
-            )
-            orders = [self._order(lane, {"ray_version": scheduling.ray_version()}) for lane in lanes]
-            try:
-                return scheduler.run(orders)
-            finally:
-                self.observer.trained()
+            return scheduler.run(orders)
         finally:
-            background.submit(connection.__exit__, None, None, None)
+            self.observer.trained()
 
     def _order(self, lane: Lane, versions: dict[str, str]) -> Order:
         from suite.orders import Order
