@@ -89,8 +89,6 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     Raises:
         ValueError: the data or the settings cannot be used.
     """
-    from suite.training.arithmetic import flops_per_step, num_parameters, slot_bytes
-
     expansion = expand(experiment)
     check_data(expansion.trials)
     folder = Folder(Path(results).absolute() / experiment.name)
@@ -107,30 +105,10 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     earlier = saved_slots(folder, experiment)
     costs = shape_costs(tasks, expansion.trials, experiment, earlier=earlier, calibrate=here, workers=workers)
     lanes = plan_lanes(tasks, costs, experiment=experiment, num_workers=workers)
-    shapes, lanes_of = [], Counter(lane.shape for lane in lanes)
     grouped: dict[str, list[Task]] = {key: [] for key in costs}
     for lane in lanes:
         grouped[lane.shape] += lane.tasks
-    titles = shape_titles({key: members[0].settings for key, members in grouped.items()})
-    for key, members in grouped.items():
-        settings, cost = members[0].settings, costs[key]
-        steps = sum(experiment.budget.steps - task.step for task in members)
-        item = 4 if settings.precision == "float32" else 8
-        shapes.append(
-            ShapePlan(
-                title=titles[key],
-                trials=len(members),
-                parameters=num_parameters(settings),
-                slots=cost.slots,
-                limit=cost.limit,
-                seconds_per_step=cost.seconds_per_step,
-                seconds_per_step_alone=cost.alone,
-                lanes=lanes_of[key],
-                flops=float(steps * flops_per_step(settings)),
-                memory_bytes=cost.slots * slot_bytes(settings, itemsize=item),
-                seconds=steps * cost.seconds_per_step,
-            )
-        )
+    shapes = _shapes(grouped, costs, Counter(lane.shape for lane in lanes), steps=experiment.budget.steps)
     measured = _measurements(grouped, costs, experiment)
     kept = sum(s.trials * s.parameters * (4 if experiment.precision == "float32" else 8) for s in shapes)
     return Plan(
@@ -147,6 +125,36 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         shapes=shapes,
         measurements=measured,
     )
+
+
+def _shapes(
+    grouped: dict[str, list[Task]], costs: dict[str, Cost], lanes: Counter[str], *, steps: int
+) -> list[ShapePlan]:
+    """Each shape with its missing tasks, and the number of its lanes."""
+    from suite.training.arithmetic import flops_per_step, num_parameters, slot_bytes
+
+    titles = shape_titles({key: members[0].settings for key, members in grouped.items()})
+    shapes = []
+    for key, members in grouped.items():
+        settings, cost = members[0].settings, costs[key]
+        left = sum(steps - task.step for task in members)
+        item = 4 if settings.precision == "float32" else 8
+        shapes.append(
+            ShapePlan(
+                title=titles[key],
+                trials=len(members),
+                parameters=num_parameters(settings),
+                slots=cost.slots,
+                limit=cost.limit,
+                seconds_per_step=cost.seconds_per_step,
+                seconds_per_step_alone=cost.alone,
+                lanes=lanes[key],
+                flops=float(left * flops_per_step(settings)),
+                memory_bytes=cost.slots * slot_bytes(settings, itemsize=item),
+                seconds=left * cost.seconds_per_step,
+            )
+        )
+    return shapes
 
 
 def _measurements(
