@@ -21,7 +21,7 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 test-studies: $(INSTALLED)  ## the quick profile of every study
 	$(BIN)/python -m pytest -q -m studies
 
-bench: $(INSTALLED)  ## the suite, its peers and the hardware's ceiling; writes docs/performance.md: about 25 minutes
+bench: $(INSTALLED)  ## the suite, its peers and the hardware's ceiling; writes docs/performance.md: about 20 minutes
 	$(BIN)/python -m benchmarks
 
 bench-measurement: $(INSTALLED)  ## what measuring costs, by measurement: about 15 minutes

@@ -33,7 +33,7 @@ def main() -> None:
     """A row per width."""
     quick = asked_quick(__doc__)
     widths = [16, 512] if quick else [2**k for k in range(4, 12)]
-    rounds, seconds = (1, 0.2) if quick else (3, 1.5)
+    rounds, seconds = (1, 0.2) if quick else (3, 1.0)
     plans = at_once(make_plans, [(widths, seconds)] * CORES)[0]
     parts = [(rank, plans, rounds, seconds) for rank in range(CORES)]
     rows = [

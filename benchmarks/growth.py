@@ -25,7 +25,7 @@ SIZES = {
     "encoder.depth": [1, 2, 4, 8, 16, 32],
     "data.samples": [32, 64, 128, 256, 512, 1024],
 }
-TRIALS = [64, 128, 256, 512, 1024]
+TRIALS = [64, 128, 256, 512]
 FIXED = {"encoder.width": 256, "encoder.depth": 2, "data.samples": 64}
 """The other two, where one of these grows."""
 LANE_STEPS = 40

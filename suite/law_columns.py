@@ -38,6 +38,7 @@ class _Columns:
 
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> _Columns:
+        """Of these trials, all of one sweep."""
         swept = list(dict.fromkeys(axis_column(path) for trial in trials[:1] for path in trial.axes))
         known, settings, numbers = Flattened(), set[str](), set[str]()
         for trial in trials:

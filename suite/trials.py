@@ -128,6 +128,7 @@ class _Builder:
         self._families: dict[str, tuple[TrialSettings, dict[str, str]]] = {}
 
     def build(self, axes: dict[str, Any]) -> tuple[TrialSettings, str]:
+        """Settings of the cell at these values of the axes, and its trial id."""
         changes: dict[str, dict[str, Any]] = {}
         for path, value in axes.items():
             changes.setdefault(path.partition(".")[0], {})[path] = value

@@ -88,30 +88,8 @@ class Loss(Settings):
 
     def with_gradient(self, query: Tensor, key: Tensor, **extras: Tensor) -> tuple[Tensor, list[Tensor]] | None:
         """The same by hand, for each step of training: loss (S,), and its gradient in query and key, (S, n, d) each.
-
-        None where that is left to autograd: the loss has no `slopes_of_rows`, or its logits are too many to be held.
-        """
-        if type(self).slopes_of_rows is Loss.slopes_of_rows or len(query) * query.shape[1] ** 2 > BLOCK_ELEMENTS:
-            return None
-        scales = [inverse_norms(z) if self.similarity == "cosine" else None for z in (query, key)]
-        q, k = (z if scale is None else z * scale for z, scale in zip((query, key), scales, strict=True))
-        temperature = getattr(self, "temperature", 1.0)
-        logits = (q / temperature) @ k.mT
-        rows, slopes = self.slopes_of_rows(logits, **extras)
-        if getattr(self, "symmetric", False):
-            other, back = self.slopes_of_rows(logits.mT, **extras)
-            rows, slopes = (rows + other).div_(2), (slopes + back.mT).div_(2)
-        share = 1 / (temperature * query.shape[1])
-        gradients = [(slopes @ k).mul_(share), (slopes.mT @ q).mul_(share)]
-        for z, gradient, scale in zip((q, k), gradients, scales, strict=True):
-            if scale is not None:  # what is along z does not change its direction
-                gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).mul_(scale)
-        return rows.mean(-1), gradients
-
-    def slopes_of_rows(self, logits: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
-        """`of_rows` of all anchors, (S, n), and its derivative in each logit, (S, n, n), where that is known by hand.
-        Only a loss without trained scalars, of n anchors and n candidates, may have it."""
-        raise NotImplementedError
+        None where that is left to autograd."""
+        return None
 
     @abstractmethod
     def of_rows(self, logits: Tensor, first: int, **extras: Tensor) -> Tensor:
@@ -214,8 +192,35 @@ def draw_negatives(seed: int, *, samples: int, negatives: int) -> np.ndarray:
     return order <= np.partition(order, negatives, axis=1)[:, negatives, None]
 
 
+class LossByHand(Loss):
+    """A loss of n anchors and n candidates, without trained scalars, whose derivative in each logit is known."""
+
+    @abstractmethod
+    def slopes_of_rows(self, logits: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+        """`of_rows` of all anchors, (S, n), and its derivative in each logit, (S, n, n)."""
+
+    def with_gradient(self, query: Tensor, key: Tensor, **extras: Tensor) -> tuple[Tensor, list[Tensor]] | None:
+        """As of any loss; None where the logits are too many to be held."""
+        if len(query) * query.shape[1] ** 2 > BLOCK_ELEMENTS:
+            return None
+        scales = [inverse_norms(z) if self.similarity == "cosine" else None for z in (query, key)]
+        q, k = (z if scale is None else z * scale for z, scale in zip((query, key), scales, strict=True))
+        temperature = getattr(self, "temperature", 1.0)
+        logits = (q / temperature) @ k.mT
+        rows, slopes = self.slopes_of_rows(logits, **extras)
+        if getattr(self, "symmetric", False):
+            other, back = self.slopes_of_rows(logits.mT, **extras)
+            rows, slopes = (rows + other).div_(2), (slopes + back.mT).div_(2)
+        share = 1 / (temperature * query.shape[1])
+        gradients = [(slopes @ k).mul_(share), (slopes.mT @ q).mul_(share)]
+        for z, gradient, scale in zip((q, k), gradients, scales, strict=True):
+            if scale is not None:  # what is along z does not change its direction
+                gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).mul_(scale)
+        return rows.mean(-1), gradients
+
+
 @LOSSES
-class InfoNCE(Loss):
+class InfoNCE(LossByHand):
     """InfoNCE with other samples as negatives: -log exp(s_ii/tau) / sum_j exp(s_ij/tau) (van den Oord et al. 2018,
     eq. 4).
 

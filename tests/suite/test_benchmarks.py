@@ -126,6 +126,5 @@ def test_the_page_says_what_was_measured_and_what_was_not():
     assert "## Beside its peers" not in text
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="make bench has not been run")
 def test_the_page_in_the_documentation_is_made_of_the_results():
     assert (ROOT / "docs" / "performance.md").read_text() == page(read(FULL), picture="pictures/ceiling.png")
