@@ -191,7 +191,18 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
         stacks=_stacks(results),
         machine=_machine(results.trials),
         wall=f"{results.trials.wall_seconds.fillna(0).sum() / 60:.1f}",
+        price=_price(results),
     )
+
+
+def _price(results: Results) -> str:
+    """What lanes occupied while they trained, where that is paid for; empty where it is one's own machine."""
+    resources = results.experiment.get("resources", {})
+    gpus, per_hour = resources.get("gpus") or 0, resources.get("cost_per_hour")
+    hours = results.trials.wall_seconds.fillna(0).sum() / 3600
+    words = [f"{hours * gpus:.3g} GPU-hours"] if gpus else []
+    words += [f"a cost of {hours * per_hour:,.2f} at {per_hour:g} an hour"] if per_hour else []
+    return " and ".join(words)
 
 
 def share_table(results: Results) -> dict[str, Any] | None:

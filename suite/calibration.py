@@ -8,7 +8,9 @@ import time
 import torch
 
 from suite.experiment import Budget, TrialSettings
+from suite.failures import is_out_of_memory
 from suite.lanes import WORTHWHILE, Limit, Timings
+from suite.machine import machine
 from suite.training.arithmetic import slot_bytes
 from suite.training.lane import Lane
 
@@ -22,17 +24,30 @@ MOST_SLOTS = 1024
 
 
 def measure(
-    settings: TrialSettings, *, num_trials: int, threads: int, gpus: float, slots: int | None = None
+    settings: TrialSettings,
+    *,
+    num_trials: int,
+    threads: int,
+    gpus: float,
+    memory: float | None = None,
+    slots: int | None = None,
 ) -> Timings:
     """Time one trial of this shape, then two, four and so on, until two in a row gain nothing or there is no room.
 
-    A number of `slots` given is taken as it is, and only its cost is measured.
+    `memory` is what a lane is given, in GiB, if that is said. A number of `slots` given is taken as it is, and only its
+    cost is measured.
+
+    Raises:
+        ValueError: a GPU is asked for, and there is none here.
     """
+    machine("cuda" if gpus else "cpu")
     torch.set_num_threads(threads)
     device = torch.device("cuda" if gpus else "cpu")
     if slots is not None:
-        return Timings({slots: _seconds_per_step(settings, slots, device)}, "prescribed")
-    room = _memory_bytes(threads, gpus) // slot_bytes(settings, itemsize=4 if settings.precision == "float32" else 8)
+        return Timings({slots: _seconds_with_room(settings, slots, device)}, "prescribed")
+    room = _memory_bytes(threads, gpus, memory) // slot_bytes(
+        settings, itemsize=4 if settings.precision == "float32" else 8
+    )
     seconds = {1: _seconds_per_step(settings, 1, device)}
     limit: Limit = "speed"
     while not _is_enough(seconds):
@@ -40,8 +55,25 @@ def measure(
         if number > min(num_trials, room):
             limit = "trials" if num_trials < number else "memory"
             break
-        seconds[number] = _seconds_per_step(settings, number, device)
+        try:
+            seconds[number] = _seconds_per_step(settings, number, device)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            limit = "memory"
+            break
     return Timings(seconds, limit)
+
+
+def _seconds_with_room(settings: TrialSettings, slots: int, device: torch.device) -> float:
+    """Of a step of one trial with so many stacked, or half as many and so on where memory does not suffice: a lane that
+    runs out of it goes on with half its slots too."""
+    try:
+        return _seconds_per_step(settings, slots, device)
+    except (MemoryError, RuntimeError) as error:
+        if slots == 1 or not is_out_of_memory(error):
+            raise
+    return _seconds_with_room(settings, slots // 2, device)
 
 
 def _is_enough(seconds: dict[int, float]) -> bool:
@@ -75,9 +107,11 @@ def _stretch(lane: Lane, length: int) -> float:
     return clock() - began
 
 
-def _memory_bytes(threads: int, gpus: float) -> int:
-    """What one lane may use: its part of the GPU, or of main memory by cores."""
+def _memory_bytes(threads: int, gpus: float, memory: float | None) -> int:
+    """What one lane may use: its part of the GPU, or of main memory what it is given, or its part by cores."""
     if gpus:
         return int(MEMORY_SHARE * min(1.0, gpus) * torch.cuda.mem_get_info()[1])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(MEMORY_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * memory)
+    if memory is not None:
+        return int(MEMORY_SHARE * memory * 2**30)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(MEMORY_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * total)

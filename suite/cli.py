@@ -211,6 +211,12 @@ def main() -> None:
 
 def _fail(error: Exception) -> int:
     """Say what went wrong; the exit code tells which kind it was. A defect of Stillpoint keeps its traceback."""
+    from suite.failures import UnfinishedError
+
+    if isinstance(error, UnfinishedError):
+        print(f"stillpoint: {error}", file=sys.stderr)
+        print("What was done is kept. The same command goes on from here.", file=sys.stderr)
+        return SOME_FAILED
     kind = type(error).__name__
     if kind not in ("LockedError", "ClusterError") and not isinstance(error, ValueError | OSError):
         raise error

@@ -141,6 +141,8 @@ class Budget(Settings):
     """Gradient steps."""
     time: float | None = Field(default=None, gt=0)
     """Gradient-flow time: eta * steps, or the sum of all rates where a schedule changes them."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Wall time of one trial, its share of its lane's; then its status is `timeout`, and more minutes continue it."""
     stop_below: float | None = Field(default=None, ge=0)
     """Stop once scaled G is at or below this; 0 never does. Left out, half of `stationary_below`."""
 
@@ -154,8 +156,16 @@ class Resources(Settings):
 
     cpus: int = Field(default=1, ge=1)
     """Cores, and threads, of a lane."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs of a lane; a fraction shares one."""
+    gpus: float = Field(default=0, ge=0, le=1)
+    """Part of a GPU that a lane occupies: 1, or a fraction such as 0.25, which shares one; a trial never spans two."""
+    memory: float | None = Field(default=None, gt=0)
+    """GiB of main memory that Ray sets aside for a lane, so that no more are placed on a node than it has room for."""
+    workers: int | None = Field(default=None, ge=1)
+    """Lanes to expect side by side, such as those of a cluster that is still to grow; left out, those that the nodes
+    now there have room for."""
+    cost_per_hour: float | None = Field(default=None, gt=0)
+    """Price of what one lane occupies, for an hour, in any currency; `plan` and the report then say what the sweep
+    costs."""
     slots: int | None = Field(default=None, ge=1)
     """Trials trained side by side in a lane; left out, a short calibration chooses."""
 

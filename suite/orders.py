@@ -33,11 +33,27 @@ class Order:
     predecessor: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     """Versions that the driver knows: columns of the trial table."""
+    expected: dict[str, str] = field(default_factory=dict)
+    """Versions that the worker's node must have."""
+    mark: str = ""
+    """An object that the driver wrote, and that the worker's node must see."""
 
     @property
     def folder(self) -> str:
         """Where this attempt writes."""
         return attempt_folder(self.epoch, self.lane, self.attempt)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A worker took an attempt up; a hint, which may be lost."""
+
+    lane: str
+    attempt: int
+    node: str
+    """Ray's id of its node."""
+    log_path: str | None
+    """HOST:FILE that has what the worker prints."""
 
 
 @dataclass(frozen=True)

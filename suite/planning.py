@@ -74,6 +74,12 @@ class Plan:
     """Kept on disk for ended trials."""
     seconds: float
     """Expected wall time of training, if no trial stops before its budget is used up."""
+    lane_hours: float
+    """Of all workers together."""
+    gpu_hours: float
+    """That part of GPUs that lanes occupy."""
+    cost: float | None
+    """At `resources.cost_per_hour`; null if that is not given."""
     shapes: list[ShapePlan]
     measurements: list[MeasurementPlan]
     """Those that can be left out, as `measure` has them."""
@@ -95,7 +101,8 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     saved = Results.open(folder)
     saved.drop_incomplete(expansion.trials)
     tasks = missing(expansion.trials, saved.outcomes, experiment)
-    workers = max(1, (os.cpu_count() or 1) // experiment.resources.cpus)
+    needed = experiment.resources
+    workers = needed.workers or max(1, (os.cpu_count() or 1) // needed.cpus)
 
     def here(requests: dict[str, dict[str, Any]]) -> dict[str, Timings]:
         from suite.calibration import measure
@@ -111,6 +118,8 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     shapes = _shapes(grouped, costs, Counter(lane.shape for lane in lanes), steps=experiment.budget.steps)
     measured = _measurements(grouped, costs, experiment)
     kept = sum(s.trials * s.parameters * (4 if experiment.precision == "float32" else 8) for s in shapes)
+    longer = 1 + sum(m.share for m in measured if m.times)
+    hours = sum(lane.seconds for lane in lanes) * longer / 3600
     return Plan(
         name=experiment.name,
         trials=len(expansion.trials),
@@ -121,7 +130,10 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
         flops=sum(s.flops for s in shapes),
         memory_bytes=min(workers, max(1, len(lanes))) * max((s.memory_bytes for s in shapes), default=0),
         checkpoint_bytes=kept if experiment.checkpoints == "final" else 0,
-        seconds=makespan([lane.seconds for lane in lanes], workers) * (1 + sum(m.share for m in measured if m.times)),
+        seconds=makespan([lane.seconds for lane in lanes], workers) * longer,
+        lane_hours=hours,
+        gpu_hours=hours * needed.gpus,
+        cost=None if needed.cost_per_hour is None else hours * needed.cost_per_hour,
         shapes=shapes,
         measurements=measured,
     )
@@ -206,6 +218,17 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"{_short(plan.flops)} FLOPs, {_bytes(plan.memory_bytes)} memory, {_bytes(plan.checkpoint_bytes)} kept.",
         highlight=False,
     )
+    if words := price_words(plan.lane_hours, gpu_hours=plan.gpu_hours, cost=plan.cost):
+        console.print(f"{words}, if nodes are as fast as this machine and never idle.", highlight=False)
+
+
+def price_words(lane_hours: float, *, gpu_hours: float, cost: float | None) -> str:
+    """What is paid for, in words; empty where that is one's own machine."""
+    if not gpu_hours and cost is None:
+        return ""
+    words = [f"{lane_hours:.3g} hours of lanes"]
+    words += [f"{gpu_hours:.3g} GPU-hours"] if gpu_hours else []
+    return ", ".join(words) + ("" if cost is None else f", cost {cost:,.2f}")
 
 
 def _show_slots(plan: Plan, console: Console) -> None:

@@ -22,6 +22,7 @@ import yaml
 from suite.columns import axis_column
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment, TrialSettings
+from suite.failures import StorageError, is_full
 from suite.lanes import (
     LIMITS,
     Cost,
@@ -36,7 +37,7 @@ from suite.lanes import (
 )
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
-from suite.storage import DamagedError, Folder, locked
+from suite.storage import DamagedError, Folder, Lock, locked
 from suite.timings import TimingCache
 from suite.trials import ENDED, Expansion, Task, Trial, expand, is_trained, lacks_measurement, missing
 
@@ -95,6 +96,7 @@ def run(
         ExperimentError, ValueError: the experiment or its data is not usable; nothing was written.
         LockedError: another process is writing to the same results folder.
         ClusterError: Ray cannot be reached.
+        UnfinishedError: the disk is full, or no node is left; what was committed is kept.
     """
     from suite.results import Results
 
@@ -116,10 +118,10 @@ def run(
         scheduling.check_home()
     with locked(folder) as lock, interruption() as stopped:
         saved = Results.open(folder)
-        job = _Run(experiment, expansion, folder, saved, max(lock.epoch, saved.next_epoch), observer)
+        job = _Run(experiment, expansion, folder, saved, lock, observer)
         job.command = command or f"stillpoint run {experiment.name}.yaml"
         job.report = report
-        return job.complete(address, tracking_uri, stopped, check_lock=lock.check)
+        return job.complete(address, tracking_uri, stopped)
 
 
 def check_data(trials: list[Trial]) -> None:
@@ -161,11 +163,11 @@ class _Run:
         expansion: Expansion,
         folder: Folder,
         saved: Results,
-        epoch: int,
+        lock: Lock,
         observer: Observer,
     ) -> None:
         self.experiment, self.trials, self.folder, self.saved = experiment, expansion.trials, folder, saved
-        self.epoch, self.observer = epoch, observer
+        self._lock, self.epoch, self.observer = lock, max(lock.epoch, saved.next_epoch), observer
         self.sweep = _read_sweep(folder, experiment) | {"num_trials": len(self.trials)}
         files = contents(trial.settings.data for trial in self.trials)
         check_unchanged(files, self.sweep.get("files", {}), results=folder.root)
@@ -216,14 +218,11 @@ class _Run:
         address: str | None,
         tracking_uri: str | None,
         stopped: Callable[[], bool],
-        *,
-        check_lock: Callable[[], None],
     ) -> Summary:
         """Train, merge, deliver to MLflow, report."""
         from suite.delivery import Delivery
         from suite.tracking import Sweep
 
-        self._check_lock = check_lock
         experiment = self.experiment
         sweep = Sweep(
             self.sweep["sweep_id"],
@@ -237,8 +236,10 @@ class _Run:
         with ExitStack() as connections:  # Ray takes a second to end, so that comes last
             try:
                 return self._complete(delivery, address, stopped, connections)
-            except BaseException:
+            except BaseException as error:
                 delivery.abandon()
+                if is_full(error):
+                    raise StorageError(f"{self.folder.root}: {error}") from None
                 raise
 
     def _complete(
@@ -280,7 +281,7 @@ class _Run:
 
     def merge(self, *, closing: bool = False) -> None:
         """Put what is known into the tables."""
-        self._check_lock()
+        self._lock.check()
         self.saved.judge(self.experiment.levels)
         self.folder.write("experiment.yaml", experiment_yaml(self.experiment).encode())
         metadata = {
@@ -292,6 +293,7 @@ class _Run:
                 "stationary_below": self.experiment.stationary_below,
                 "stationary_below_relative": self.experiment.stationary_below_relative,
                 "budget": self.experiment.budget.model_dump(),
+                "resources": self.experiment.resources.model_dump(),
                 "laws": [law.model_dump() for law in self.experiment.laws],
                 "slots": self._slots(),
             },
@@ -306,11 +308,14 @@ class _Run:
 
         needed = self.experiment.resources
         with self.observer.stage("starting Ray"):
-            num_workers = connections.enter_context(scheduling.connected(address, cpus=needed.cpus))
+            connections.enter_context(scheduling.connected(address))
+            num_workers = self._num_workers(address)
         board = scheduling.new_board()  # its process starts while the workers load their libraries
+        if address is not None:
+            with self.observer.stage("looking at the nodes"):
+                self._check_nodes()
         with self.observer.stage("measuring how many trials to stack"):
-            calibrate = partial(scheduling.calibrate, cpus=needed.cpus, gpus=needed.gpus)
-            costs = self.costs(calibrate, workers=num_workers)
+            costs = self.costs(partial(scheduling.calibrate, resources=needed), workers=num_workers)
         lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
         self._keep_slots(costs)
         watch = _Watch(self, lanes, costs, delivery)
@@ -318,8 +323,8 @@ class _Run:
             self.folder,
             watch,
             board,
-            cpus=needed.cpus,
-            gpus=needed.gpus,
+            resources=needed,
+            num_workers=num_workers,
             tick=lambda: watch.tick() and not stopped(),
         )
         orders = [self._order(lane, {"ray_version": scheduling.ray_version()}) for lane in lanes]
@@ -328,7 +333,45 @@ class _Run:
         finally:
             self.observer.trained()
 
-    def _order(self, lane: Lane, versions: dict[str, str]) -> Order:
+    def _num_workers(self, address: str | None) -> int:
+        """Lanes that will run side by side.
+
+        Raises:
+            ValueError: no lane has room on this machine, and there is no other.
+        """
+        from suite import scheduling
+
+        needed = self.experiment.resources
+        room = scheduling.num_lanes_at_once(needed)
+        if not room:
+            words = ", ".join(f"{name}: {value:g}" for name, value in scheduling.asked(needed).items())
+            if address is None:
+                raise ValueError(f"resources ask for {words} for each lane, and this machine has not that much")
+            self.observer.notice(f"No node has room for a lane ({words}) yet; training begins when one joins that has.")
+        return needed.workers or max(1, room)
+
+    def _check_nodes(self) -> None:
+        """See that every node runs the same versions and can write results.
+
+        Raises:
+            ClusterError: one does not.
+        """
+        from suite import scheduling
+        from suite.nodes import differences, versions
+
+        reports, silent = scheduling.inspect_nodes(self.folder, self._lock.name)
+        problems = [
+            f"node {r.host}: {words}"
+            for r in reports
+            for words in [*differences(versions(), r.versions), *([r.storage] if r.storage else [])]
+        ]
+        if problems:
+            raise scheduling.ClusterError("; ".join(problems) + ". `stillpoint doctor` shows all nodes")
+        if silent:
+            self.observer.notice(f"{len(silent)} nodes did not answer in time: {', '.join(silent)}")
+
+    def _order(self, lane: Lane, ray_version: dict[str, str]) -> Order:
+        from suite.nodes import versions
         from suite.orders import Order
 
         experiment, needed = self.experiment, self.experiment.resources
@@ -346,7 +389,9 @@ class _Run:
             levels=experiment.levels,
             measure=experiment.measure,
             keep_states=experiment.checkpoints == "final",
-            versions=versions | {"code_version": version("stillpoint")},
+            versions=ray_version | {"code_version": version("stillpoint")},
+            expected=versions(),
+            mark=self._lock.name,
         )
 
     def costs(self, calibrate: Calibrate, *, workers: int) -> dict[str, Cost]:
@@ -413,7 +458,7 @@ class _Watch:
         ended = commit.outcomes["trial_id"].to_pylist()
         self._job.saved.judge(self._job.experiment.levels, trial_ids=ended)
         self._end(ended)
-        self._failed += commit.outcomes["status"].to_pylist().count("failed")
+        self._failed += sum(status not in ENDED for status in commit.outcomes["status"].to_pylist())
         self._delivery.commit(commit)
 
     def _end(self, trial_ids: Iterable[str]) -> None:
@@ -451,6 +496,10 @@ class _Watch:
     def given_up(self, attempt_folder: str) -> None:
         """Close an attempt."""
         self._job.saved.close_attempt(attempt_folder)
+
+    def retried(self, words: str) -> None:
+        """Tell the user."""
+        self._job.observer.notice(words)
 
     def tick(self) -> bool:
         """Show progress and merge if it is time; True to go on."""
@@ -504,10 +553,13 @@ def _timings(
     """As measured earlier on this machine, if enough was tried for so many trials, or measured now."""
     needed = experiment.resources
     device = "cuda" if needed.gpus else "cpu"
-    cache = TimingCache(device=device, threads=needed.cpus, slots=needed.slots)
-    kept = cache.read() if shapes else {}
+    try:
+        cache = TimingCache(device=device, threads=needed.cpus, memory=needed.memory, slots=needed.slots)
+    except ValueError:
+        cache = None  # it is other nodes that have GPUs
+    kept = cache.read() if cache is not None and shapes else {}
     known = {key: kept[key] for key in shapes if key in kept and kept[key].serve(planned[key])}
-    fixed = {"threads": needed.cpus, "gpus": needed.gpus, "slots": needed.slots}
+    fixed = {"threads": needed.cpus, "gpus": needed.gpus, "memory": needed.memory, "slots": needed.slots}
     unknown = {
         key: {"settings": settings, "num_trials": planned[key], **fixed}
         for key, settings in shapes.items()
@@ -515,8 +567,9 @@ def _timings(
     }
     if unknown:
         measured = calibrate(unknown)
-        cache.add(measured)
         known |= measured
+        if cache is not None:
+            cache.add(measured)
     return known
 
 
@@ -587,7 +640,10 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 def describe(summary: Summary, seconds: float) -> str:
     """One line on how a run went."""
+    out_of_time = summary.counts.get("timeout", 0)
     complete = "nothing left to train" if summary.complete else "no trial ended"
+    if out_of_time and set(summary.counts) <= {*ENDED, "timeout"}:
+        complete = f"nothing left to train: {out_of_time} trials have used up budget.minutes"
     parts = [
         f"{n} trials {word}" for n, word in ((summary.num_trained, "trained"), (summary.num_measured, "measured")) if n
     ]

@@ -9,25 +9,34 @@ import socket
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from suite.experiment import Resources
+from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of
 from suite.lanes import Timings
-from suite.orders import Order, Progress
+from suite.nodes import NodeReport, check_fit, inspect, not_shared, probe
+from suite.orders import Begun, Order, Progress
 from suite.storage import Folder
 from suite.trials import Task
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, HEAR_SECONDS = 0.5, 0.1
+FURTHER_LANES = 64
+"""Lanes handed to Ray beyond two for each that can run: what an autoscaler sees as demand."""
 MOST_FRUITLESS = 3
 """A trial alone in its lane fails after so many attempts without a step of progress; fewer could be another's fault,
 such as memory that a neighbour took."""
 CONNECT_SECONDS = 10.0
+INSPECT_SECONDS = 60.0
+"""How long a node may take to describe itself: it has to start a process for that."""
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
 
@@ -54,6 +63,9 @@ class Sink(Protocol):
     def given_up(self, attempt_folder: str) -> None:
         """Nothing that this attempt still writes counts."""
 
+    def retried(self, words: str) -> None:
+        """Something went wrong that the user may want to know, and the lane goes on in another way."""
+
 
 def check_address(address: str) -> None:
     """See that a cluster answers: Ray itself tries for minutes.
@@ -64,7 +76,7 @@ def check_address(address: str) -> None:
     if address.startswith("ray://"):
         raise ClusterError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
     if address == "auto":
-        with connected(address, cpus=1):
+        with connected(address):
             return
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
@@ -96,8 +108,8 @@ def check_home() -> None:
 
 
 @contextmanager
-def connected(address: str | None, *, cpus: int) -> Iterator[int]:
-    """Ray, local or at an address, as long as the block lasts; gives the number of workers of `cpus` cores.
+def connected(address: str | None) -> Iterator[None]:
+    """Ray, local or at an address, as long as the block lasts.
 
     Raises:
         ClusterError: no cluster at the address.
@@ -115,14 +127,39 @@ def connected(address: str | None, *, cpus: int) -> Iterator[int]:
                 logging_level="ERROR",
                 **(local if address is None else {}),
             )
-            num_cpus = int(ray.cluster_resources().get("CPU", 1))
+            ray.cluster_resources()
     except (OSError, RayError, RuntimeError, ValueError) as error:
         where = f"no Ray at {address}" if address else "Ray cannot be started on this machine"
         raise ClusterError(f"{where}: {error}") from None
     try:
-        yield max(1, num_cpus // cpus)
+        yield
     finally:
         ray.shutdown()
+
+
+def num_lanes_at_once(resources: Resources) -> int:
+    """How many lanes the nodes that are there have room for, side by side; 0 if none has room for one."""
+    return sum(_room(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
+
+
+def _room(node: dict[str, float], resources: Resources) -> int:
+    """Lanes that fit on one node."""
+    cpus = int(node.get("CPU", 0) // resources.cpus)
+    gpus = int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else cpus
+    memory = int(node.get("memory", 0) // (resources.memory * 2**30)) if resources.memory else cpus
+    return min(cpus, gpus, memory)
+
+
+def asked(resources: Resources) -> dict[str, float]:
+    """What is set aside for a lane, as the experiment names it."""
+    named = {"cpus": resources.cpus, "gpus": resources.gpus, "memory": resources.memory}
+    return {name: value for name, value in named.items() if value}
+
+
+def _request(resources: Resources) -> dict[str, Any]:
+    """What Ray is to set aside for a lane."""
+    memory = {} if resources.memory is None else {"memory": resources.memory * 2**30}
+    return {"num_cpus": resources.cpus, "num_gpus": resources.gpus, **memory}
 
 
 @contextmanager
@@ -146,38 +183,49 @@ class Board:
     """Where lanes leave what is new; the driver takes it."""
 
     def __init__(self) -> None:
-        self._news: list[Progress] = []
+        self._news: list[Begun | Progress] = []
 
-    def post(self, progress: Progress) -> None:
+    def post(self, news: Begun | Progress) -> None:
         """Add to the news."""
-        self._news.append(progress)
+        self._news.append(news)
 
-    def take(self) -> list[Progress]:
+    def take(self) -> list[Begun | Progress]:
         """All news since the last call."""
         news, self._news = self._news, []
         return news
 
 
 def new_board() -> Any:
-    """A board in a process of its own, which takes half a second to start."""
-    return Board.remote()  # type: ignore[attr-defined]
+    """A board in a process of its own on the driver's node, which takes half a second to start."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 @ray.remote(max_calls=0, max_retries=0)
 def _train(order: Order, board: Any) -> list[str]:
     """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
-    from suite.worker import Attempt
-
     told: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
     try:
+        node = ray.get_runtime_context().get_node_id()
+        board.post.remote(Begun(order.lane, order.attempt, node, _log_path()))
+        check_fit(order, node)
+        from suite.worker import Attempt
+
         attempt = Attempt(order, report=board.post.remote, stopping=lambda: bool(told))
         return attempt.run()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-@ray.remote(max_calls=0, max_retries=0)
+def _log_path() -> str | None:
+    """HOST:FILE into which this process prints; None where the system does not tell."""
+    with suppress(OSError):
+        return f"{socket.gethostname()}:{os.readlink('/proc/self/fd/2')}"
+    return None
+
+
+@ray.remote(max_calls=0, max_retries=3)
 def _measure(arguments: dict[str, Any]) -> Timings:
     from suite.calibration import measure
 
@@ -185,13 +233,13 @@ def _measure(arguments: dict[str, Any]) -> Timings:
     return measure(settings, **arguments)
 
 
-def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) -> dict[str, Timings]:
+def calibrate(requests: dict[str, dict[str, Any]], *, resources: Resources) -> dict[str, Timings]:
     """Timings by shape key, each measured in a task with the resources that its lanes will have.
 
     Raises:
         ValueError: a trial cannot be made from its settings.
     """
-    task = _measure.options(num_cpus=cpus, num_gpus=gpus)
+    task = _measure.options(**_request(resources))
     try:
         costs = ray.get([task.remote(arguments) for arguments in requests.values()])
     except RayTaskError as error:
@@ -201,57 +249,129 @@ def calibrate(requests: dict[str, dict[str, Any]], *, cpus: int, gpus: float) ->
     return dict(zip(requests, costs, strict=True))
 
 
-@dataclass(frozen=True)
+@ray.remote(max_retries=0, num_cpus=0)
+def _inspect(root: Any, mark: str) -> NodeReport:
+    return inspect(root, mark, ray.get_runtime_context().get_node_id())
+
+
+def inspect_nodes(folder: Folder, mark: str) -> tuple[list[NodeReport], list[str]]:
+    """Every node's report, and the addresses of those that did not answer in time; `mark` is an object of the folder
+    that the driver wrote."""
+    hosts = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            hosts[_inspect.options(scheduling_strategy=there).remote(folder.root, mark)] = node
+    ready, _ = ray.wait(list(hosts), num_returns=len(hosts), timeout=INSPECT_SECONDS)
+    reports, silent = [], [node["NodeManagerAddress"] for reference, node in hosts.items() if reference not in ready]
+    for reference in ready:
+        try:
+            report = ray.get(reference)
+        except RayError:
+            silent.append(hosts[reference]["NodeManagerAddress"])
+            continue
+        if report.storage is None and not folder.exists(probe(report.node)):
+            report = replace(report, storage=not_shared(folder.root))
+        reports.append(report)
+    folder.delete(folder.names("probes"))
+    return reports, silent
+
+
+@dataclass
 class _Running:
     order: Order
     fruitless: int
     """Attempts before this one, in a row, that brought the same trials no further."""
+    node: str | None = None
+    log_path: str | None = None
+    told_to_stop: bool = False
 
 
 class Scheduler:
     """Runs orders to their end, retrying what dies and splitting what does not get on."""
 
     def __init__(
-        self, folder: Folder, sink: Sink, board: Any, *, cpus: int, gpus: float, tick: Callable[[], bool]
+        self,
+        folder: Folder,
+        sink: Sink,
+        board: Any,
+        *,
+        resources: Resources,
+        num_workers: int,
+        tick: Callable[[], bool],
     ) -> None:
-        self._folder, self._sink, self._tick = folder, sink, tick
-        self._task = _train.options(num_cpus=cpus, num_gpus=gpus)
-        self._board = board
+        self._folder, self._sink, self._tick, self._board = folder, sink, tick, board
+        self._request = _request(resources)
+        self._most_at_once = 2 * num_workers + FURTHER_LANES
+        self._waiting: deque[tuple[Order, int]] = deque()
         self._running: dict[Any, _Running] = {}
         self._taken: set[str] = set()
+        self._unfit: set[str] = set()
+        self._left: set[str] = set()
 
     def run(self, orders: list[Order]) -> bool:
-        """Train all; False if told to stop before the end. `tick` is called twice a second, and False stops."""
-        for order in orders:
-            self._start(order)
-        news = self._board.take.remote()
-        while self._running:
-            ready, _ = ray.wait([*self._running, news], num_returns=1, timeout=POLL_SECONDS)
-            if news in ready:
-                self._hear(news)
-                time.sleep(POLL_SECONDS / 4)
-                news = self._board.take.remote()
+        """Train all; False if told to stop before the end. `tick` is called twice a second, and False stops.
+
+        Raises:
+            LostClusterError: Ray went away.
+            StorageError: results cannot be written any more.
+            UnfitNodeError: no node is left that could train.
+        """
+        try:
+            return self._run(orders)
+        except RayError as error:
+            first = next(iter(str(error).splitlines()), "")
+            raise LostClusterError(
+                f"the Ray cluster does not answer any more ({type(error).__name__}: {first})"
+            ) from None
+
+    def _run(self, orders: list[Order]) -> bool:
+        self._waiting.extend((order, 0) for order in orders)
+        news, next_look = self._board.take.remote(), 0.0
+        while self._running or self._waiting:
+            self._start_waiting()
+            references = list(self._running)
+            ray.wait(references, num_returns=1, timeout=HEAR_SECONDS, fetch_local=False)
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
             for reference in ready:
-                if reference in self._running:
-                    self._end(reference)
-            if not self._tick():
-                self._stop()
-                return False
+                self._end(reference)
+            if ray.wait([news], timeout=0)[0]:
+                self._hear(news)
+                news = self._board.take.remote()
+            if (now := time.monotonic()) >= next_look:
+                next_look = now + POLL_SECONDS
+                self._leave_draining_nodes()
+                if not self._tick():
+                    self._stop()
+                    return False
         return True
 
-    def _start(self, order: Order, fruitless: int = 0) -> None:
-        self._running[self._task.remote(order, self._board)] = _Running(order, fruitless)
+    def _start_waiting(self) -> None:
+        """Hand orders to Ray: enough that no worker waits and a cluster can see that it should grow, and no more,
+        because each costs every look at Ray."""
+        options = dict(self._request)
+        if self._unfit:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._unfit))})"}
+        while self._waiting and len(self._running) < self._most_at_once:
+            order, fruitless = self._waiting.popleft()
+            reference = _train.options(**options).remote(order, self._board)
+            self._running[reference] = _Running(order, fruitless)
 
     def _hear(self, news: Any) -> None:
         try:
             heard = ray.get(news)
         except RayError:
             return  # the board died and comes back empty: what it held were hints
-        for progress in heard:
-            current = {(r.order.lane, r.order.attempt) for r in self._running.values()}
-            if (progress.lane, progress.attempt) in current:
-                self._take(progress.commits)
-                self._sink.progressed(progress)
+        current = {(r.order.lane, r.order.attempt): r for r in self._running.values()}
+        for message in heard:
+            running = current.get((message.lane, message.attempt))
+            if running is None:
+                continue
+            if isinstance(message, Begun):
+                running.node, running.log_path = message.node, message.log_path
+            else:
+                self._take(message.commits)
+                self._sink.progressed(message)
 
     def _take(self, names: list[str]) -> None:
         for name in names:
@@ -259,51 +379,95 @@ class Scheduler:
                 self._taken.add(name)
                 self._sink.committed(name)
 
+    def _leave_draining_nodes(self) -> None:
+        """Lanes on a node that is about to go commit, and go on elsewhere."""
+        if all(running.node is None for running in self._running.values()):
+            return
+        draining = draining_nodes()
+        for reference, running in self._running.items():
+            if running.node in draining and not running.told_to_stop:
+                running.told_to_stop = True
+                ray.cancel(reference, force=False)
+        for node in draining & {running.node for running in self._running.values()} - self._left:
+            self._left.add(node)
+            self._sink.retried(f"node {node[:12]} is about to go: its lanes commit, and go on elsewhere")
+
     def _end(self, reference: Any) -> None:
         """A lane returned or died: its folder says what it did, and what is left is tried again."""
         running = self._running.pop(reference)
         order = running.order
-        error = _cause(reference)
+        failure = _failure(reference)
         before = {task.trial_id: task.step for task in order.tasks}
         accepted = self._folder.names(order.folder)
         self._take([name for name in accepted if name.endswith(".zip")])
-        if error is None:
+        if failure is None and not running.told_to_stop:
             return
         left = [task for task in map(self._sink.remaining, order.tasks) if task is not None]
-        advanced = len(left) < len(order.tasks) or any(task.step > before[task.trial_id] for task in left)
         self._sink.given_up(order.folder)
         if not left:
             return
-        fruitless = 0 if advanced else running.fruitless + 1
-        if len(left) == 1 and fruitless == MOST_FRUITLESS:
-            self._sink.failed(left[0].trial_id, error, None)
+        advanced = len(left) < len(order.tasks) or any(task.step > before[task.trial_id] for task in left)
+        follower = replace(order, attempt=order.attempt + 1, tasks=left)
+        follower = replace(follower, accepted=accepted, predecessor=order.folder)
+        if failure is None or failure.kind in ("stopped", "node"):
+            self._waiting.appendleft((follower, running.fruitless))
+        elif failure.kind == "storage":
+            self._stop()
+            raise StorageError(failure.words)
+        elif failure.kind == "unfit":
+            self._avoid(failure)
+            self._waiting.appendleft((follower, running.fruitless))
+        elif failure.kind == "memory" and order.slots > 1:
+            fewer = order.slots // 2
+            self._sink.retried(f"lane {order.lane}: {failure.words}; it goes on with {fewer} slots")
+            self._waiting.appendleft((replace(follower, slots=fewer), running.fruitless))
+        else:
+            self._try_again(follower, failure, 0 if advanced else running.fruitless + 1, running.log_path)
+
+    def _try_again(self, follower: Order, failure: Failure, fruitless: int, log_path: str | None) -> None:
+        """After an attempt that one of its trials may have ended: in two halves, if it brought none of them further."""
+        tasks = follower.tasks
+        if len(tasks) == 1 and fruitless == MOST_FRUITLESS:
+            self._sink.failed(tasks[0].trial_id, failure.words, log_path)
             return
-        halves = [left] if advanced or len(left) == 1 else [left[: len(left) // 2], left[len(left) // 2 :]]
-        for index, tasks in enumerate(halves):
-            lane = order.lane if len(halves) == 1 else f"{order.lane}.{index}"
-            follower = replace(order, lane=lane, attempt=order.attempt + 1, tasks=tasks)
-            follower = replace(follower, accepted=accepted, predecessor=order.folder)
-            self._start(follower, fruitless if len(left) == 1 else 0)
+        if not fruitless or len(tasks) == 1:
+            self._waiting.appendleft((follower, fruitless))
+            return
+        half = len(tasks) // 2
+        for index, part in enumerate((tasks[:half], tasks[half:])):
+            lane = f"{follower.lane}.{index}"
+            self._waiting.appendleft((replace(follower, lane=lane, tasks=part), fruitless if len(part) == 1 else 0))
+
+    def _avoid(self, failure: Failure) -> None:
+        """Place nothing more on an unfit node."""
+        if failure.node not in self._unfit:
+            self._unfit.add(failure.node)
+            self._sink.retried(failure.words)
+        if {node["NodeID"] for node in ray.nodes() if node["Alive"]} <= self._unfit:
+            self._stop()
+            raise UnfitNodeError(failure.words)
 
     def _stop(self) -> None:
         """Tell every lane to commit and return, wait for those that do, and list what they wrote."""
         for reference in self._running:
             ray.cancel(reference, force=False)
-        ray.wait(list(self._running), num_returns=len(self._running), timeout=STOP_SECONDS)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=STOP_SECONDS, fetch_local=False)
         for running in self._running.values():
             self._take([n for n in self._folder.names(running.order.folder) if n.endswith(".zip")])
 
 
-def _cause(reference: Any) -> str | None:
-    """Why a task did not return, in words; None if it did."""
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to go: after `ray drain-node`, or because the autoscaler takes them away."""
+    return set(ray._private.state.state.get_draining_nodes())  # there is no public way to ask
+
+
+def _failure(reference: Any) -> Failure | None:
+    """Why a task did not return; None if it did."""
     try:
         ray.get(reference)
-    except TaskCancelledError:
-        return "the task was cancelled"
-    except RayTaskError as error:
-        return f"{type(error.cause).__name__}: {error.cause}" if error.cause else str(error).splitlines()[-1]
     except RayError as error:
-        return f"the worker died ({type(error).__name__}): {next(iter(str(error).splitlines()), '')}"
+        return failure_of(error)
     return None
 
 

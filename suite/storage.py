@@ -85,10 +85,14 @@ class Folder:
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{target.name}.{os.getpid()}.{threading.get_ident()}"
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)  # what is half written would fill a full disk for good
+            raise
         return temporary
 
 
@@ -144,6 +148,11 @@ class Lock:
         self._thread = threading.Thread(target=self._beat, daemon=True, name="stillpoint-heartbeat")
         self._thread.start()
 
+    @property
+    def name(self) -> str:
+        """Of its object in the folder."""
+        return f"lock/{self.epoch}"
+
     def check(self) -> None:
         """Raise LockedError if another process has taken the folder over, as happens after a long suspension."""
         present = owner(self._folder)
@@ -154,15 +163,15 @@ class Lock:
         """Give the folder back; the epoch stays used."""
         self._ended.set()
         self._thread.join()
-        with suppress(LockedError):
+        with suppress(OSError, LockedError):
             self.check()
-            self._folder.write(f"lock/{self.epoch}", _content(self.epoch, released=True))
+            self._folder.write(self.name, _content(self.epoch, released=True))
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             with suppress(OSError, LockedError):
                 self.check()
-                self._folder.write(f"lock/{self.epoch}", _content(self.epoch))
+                self._folder.write(self.name, _content(self.epoch))
 
 
 def _content(epoch: int, *, released: bool = False) -> bytes:

@@ -12,13 +12,14 @@ from suite.user_cache import UserCache
 class TimingCache:
     """Timings measured earlier on this machine, in the user's cache folder; what is damaged is measured again.
 
-    Those of a prescribed number of `slots` are kept apart.
+    Those of a prescribed number of `slots`, or for lanes that are given so much `memory`, are kept apart.
     """
 
-    def __init__(self, *, device: str, threads: int, slots: int | None = None) -> None:
+    def __init__(self, *, device: str, threads: int, memory: float | None = None, slots: int | None = None) -> None:
         self._cache = UserCache("timings.json")
         found = machine(device)
         self._prefix = f"{found['hardware']}|{found['torch_version']}|{threads}|{device}|{slots or 'any'}|"
+        self._prefix += "" if memory is None else f"{memory:g} GiB|"
 
     def read(self) -> dict[str, Timings]:
         """Timings by shape key."""

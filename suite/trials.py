@@ -312,16 +312,24 @@ def _distinct_names(trials: list[Trial]) -> list[Trial]:
 
 
 def missing(trials: list[Trial], outcomes: Mapping[str, Mapping[str, Any]], experiment: Experiment) -> list[Task]:
-    """What is still to be done: trials that never ended, that failed, that a larger budget continues, or that ended
-    before a measurement of their end was asked for."""
+    """What is still to be done: trials that never ended, that failed, that a larger budget or more minutes continue, or
+    that ended before a measurement of their end was asked for."""
     tasks = []
     for trial in trials:
         known = outcomes.get(trial.trial_id, {})
+        if _is_out_of_time(known, experiment.budget):
+            continue
         if not is_trained(trial, known, experiment):
             tasks.append(_task(trial, known, experiment.budget))
         elif lacks_measurement(known, experiment) and known.get("checkpoint") is not None:
             tasks.append(_continued(trial, known))
     return tasks
+
+
+def _is_out_of_time(known: Mapping[str, Any], budget: Budget) -> bool:
+    """Whether the trial's minutes were used up before it ended, and it is given no more."""
+    minutes = budget.minutes
+    return known.get("status") == "timeout" and minutes is not None and known["wall_seconds"] >= 60 * minutes
 
 
 def is_trained(trial: Trial, known: Mapping[str, Any], experiment: Experiment) -> bool:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import torch
 
 from suite.commits import Address, Commit, decode_state, encode
+from suite.failures import StorageError
 from suite.machine import machine
 from suite.orders import Order, Progress
 from suite.storage import DamagedError, Folder
@@ -21,6 +22,8 @@ from suite.trials import Task
 COMMIT_SECONDS = 20.0
 """Least time between two commits; also at least 20 times what the last one took."""
 PROGRESS_SECONDS = 0.5
+STORAGE_SECONDS, STORAGE_SECONDS_WHEN_STOPPING = 60.0, 2.0
+"""How long a write that fails is tried again, as where a disk is full or a file server is away."""
 
 
 class Attempt:
@@ -86,8 +89,8 @@ class Attempt:
         if not (outcomes or records or states):
             return
         kept = {trial_id: state for trial_id, (state, _) in states.items()}
-        if order.keep_states:
-            kept |= {o.trial_id: o.state for o in outcomes if o.state is not None}
+        goes_on = [o for o in outcomes if order.keep_states or o.row["status"] == "timeout"]
+        kept |= {o.trial_id: o.state for o in goes_on if o.state is not None}
         commit = Commit(
             records=table(records, RECORDS),
             outcomes=table((self._outcome_row(outcome) for outcome in outcomes), OUTCOMES),
@@ -98,8 +101,25 @@ class Attempt:
         )
         number = len(self._commits)
         name = Address(epoch=order.epoch, lane=order.lane, attempt=order.attempt, number=number).name
-        self._folder.write(name, encode(commit, kept))
+        self._write(name, encode(commit, kept))
         self._commits.append(name)
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write, and try again for a while if that fails: training waits meanwhile.
+
+        Raises:
+            StorageError: it keeps failing.
+        """
+        began, pause = time.monotonic(), 0.5
+        while True:
+            try:
+                return self._folder.write(name, content)
+            except OSError as error:
+                most = STORAGE_SECONDS_WHEN_STOPPING if self._stopping() else STORAGE_SECONDS
+                if time.monotonic() - began + pause > most:
+                    raise StorageError(f"{self._folder.path(name)} cannot be written: {error}") from None
+            time.sleep(pause)
+            pause = min(2 * pause, 8.0)
 
     def _outcome_row(self, outcome: Outcome) -> Row:
         order, row = self._order, dict(outcome.row)

@@ -22,6 +22,8 @@ from suite.training.recorder import Place, Recorder
 from suite.training.records import is_record_step, next_record_step
 
 Row = dict[str, Any]
+CHUNK_SECONDS = 1.0
+"""A chunk is made to take no longer, so that a lane that is told to stop hears of it."""
 _PEAK = "lambda_max_met"
 """What a trial's state calls the largest curvature met so far."""
 
@@ -98,6 +100,7 @@ class Loop:
         self.records: list[Row] = []
         self.outcomes: list[Outcome] = []
         self.steps_done = 0
+        self._seconds_per_step = math.inf  # of the last chunk, all slots together
         for slot in range(slots):
             self._refill(slot)
 
@@ -152,18 +155,50 @@ class Loop:
         self.recorder.peaks.pop(outcome.trial_id, None)
 
     def run_chunk(self) -> None:
-        """Train up to the next record of any slot, note what is due, and refill the slots whose trial ended."""
+        """Train up to the next record of any slot, or for CHUNK_SECONDS; note what is due, and refill the slots whose
+        trial ended or ran out of time."""
         began = time.perf_counter()
-        self.lane.advance(min(LONGEST_CHUNK, *(self._steps_to_record(r) for r in self._running.values())))
+        within = max(1, int(min(LONGEST_CHUNK, CHUNK_SECONDS / self._seconds_per_step)))
+        length = min(within, *(self._steps_to_record(r) for r in self._running.values()))
+        self.lane.advance(length)
         active, steps = self.lane.active.tolist(), self.lane.step.tolist()
-        share = (time.perf_counter() - began) / len(self._running)
+        took = time.perf_counter() - began
+        self._seconds_per_step = max(took, 1e-9) / length
         for slot, running in self._running.items():
             self.steps_done += steps[slot] - max(running.step, 0)
-            running.step, running.seconds = steps[slot], running.seconds + share
+            running.step, running.seconds = steps[slot], running.seconds + took / len(self._running)
         ended = [slot for slot in self._running if not active[slot]]
         self._record(ended)
-        for slot in ended:
+        late = [slot for slot, running in self._running.items() if active[slot] and self._is_late(running)]
+        for slot in late:
+            self._time_out(slot, self._running[slot])
+        for slot in [*ended, *late]:
             self._refill(slot)
+
+    def _is_late(self, running: Running) -> bool:
+        minutes = self._budget.minutes
+        return minutes is not None and running.seconds >= 60 * minutes
+
+    def _time_out(self, slot: int, running: Running) -> None:
+        """End a trial whose minutes are used up, with the state from which more of them continue it."""
+        row = {
+            "status": "timeout",
+            "ended_by": "minutes",
+            "error": f"budget.minutes: {self._budget.minutes:g} are used up at step {running.step} of "
+            f"{running.last_step}; more minutes continue it",
+            "steps": running.step,
+            "learning_rate": running.eta,
+            "wall_seconds": running.seconds,
+            "started_ms": running.started_ms,
+            "ended_ms": now_ms(),
+        }
+        outcome = Outcome(running.job.trial_id, row, [], self._state(slot, running))
+        if not self.recorder.holds(outcome.trial_id):
+            self._end(outcome)
+            return
+        self._unmeasured[outcome.trial_id] = outcome, running.seconds
+        here = {"trial_id": outcome.trial_id, "step": running.step}
+        self._wait(slot, Place(outcome.trial_id, running.job.settings, [], here, row))
 
     def _steps_to_record(self, running: Running) -> int:
         due = min(next_record_step(running.step, self._per_decade), running.last_step)

@@ -80,5 +80,5 @@ def test_a_repeated_trial_is_the_same_in_every_slot(changes: dict):
 
 def test_a_lane_may_use_its_part_of_memory():
     assert Resources().cpus == 1
-    whole, part = calibration._memory_bytes(10**6, 0), calibration._memory_bytes(1, 0)
+    whole, part = calibration._memory_bytes(10**6, 0, None), calibration._memory_bytes(1, 0, None)
     assert 0 < part <= whole

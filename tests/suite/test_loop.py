@@ -8,8 +8,9 @@ import pytest
 
 from suite.data.sphere import Sphere
 from suite.experiment import Budget, Encoder, TrialSettings
+from suite.measurement.moments import Moments
 from suite.training.learning_rates import WidthRule
-from suite.training.loop import Job, Loop, Outcome
+from suite.training.loop import CHUNK_SECONDS, Job, Loop, Outcome
 from suite.training.losses import InfoNCE
 from suite.training.optimizers import GradientDescent
 
@@ -183,3 +184,40 @@ def test_a_diverging_trial_leaves_its_successor_in_the_slot_as_it_would_be_alone
     assert [outcomes[name].row["status"] for name in ("bad", "good")] == ["diverged", "finished"]
     _, alone = trained([good], slots=1)
     assert after["good"] == alone["good"]
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_a_trial_out_of_minutes_ends_as_timeout_and_goes_on_to_the_bit(kernel: bool):
+    measure = {"kernel": Moments.parse("decades")} if kernel else {}
+
+    def run(jobs: list[Job], minutes: float | None) -> tuple[list[Outcome], list[dict[str, Any]]]:
+        loop = Loop(jobs, slots=2, budget=Budget(steps=60, minutes=minutes), stop_below=0, measure=measure)
+        while not loop.done:
+            loop.run_chunk()
+        return loop.take()
+
+    jobs = [job(f"t{seed}", settings_of(seed)) for seed in range(3)]
+    whole, rows = run(jobs, None)
+    late, begun = run(jobs, 1e-9)
+    assert [(o.row["status"], o.row["ended_by"], o.passages) for o in late] == [("timeout", "minutes", [])] * 3
+    assert all("more minutes" in o.row["error"] and o.row["steps"] < 60 for o in late)
+    states = {o.trial_id: o.state for o in late}
+    again, rest = run([job(j.trial_id, j.settings, states[j.trial_id]) for j in jobs], None)
+    assert {o.trial_id: timeless(o.row) for o in again} == {o.trial_id: timeless(o.row) for o in whole}
+    key = ("trial_id", "step")
+    both = sorted([*begun, *rest], key=lambda row: [row[name] for name in key])
+    expected = sorted(rows, key=lambda row: [row[name] for name in key])
+    assert [timeless(row) for row in both] == [timeless(row) for row in expected]
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in TIMES}
+
+
+def test_a_chunk_is_no_longer_than_a_lane_may_be_deaf():
+    loop = Loop([job("t", settings_of(0))], slots=1, budget=Budget(steps=1000), stop_below=0)
+    while loop.steps_done < 100:
+        loop.run_chunk()
+    before, loop._seconds_per_step = loop.steps_done, CHUNK_SECONDS / 3
+    loop.run_chunk()
+    assert loop.steps_done - before <= 3

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Terminal
+from ray_nodes import descendants
 from test_run import LONG, assert_same, children, commits, tables
 
 pytestmark = pytest.mark.cluster
@@ -55,22 +56,6 @@ def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(term
     assert "2 trials trained" in terminal("run", "deadly.yaml")
     assert pd.read_parquet(folder / "trials.parquet").status.tolist() == ["finished"] * 4
     assert [run.info.status for run in children(terminal.folder / "results")] == ["FINISHED"] * 4
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes below this one."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(stat.parent.name)] = int(fields[1])
-    found, front = [], [pid]
-    while front:
-        front = [child for child, parent in parents.items() if parent in front]
-        found += front
-    return found
 
 
 def training(pid: int) -> list[int]:

@@ -1,0 +1,118 @@
+"""A real Ray cluster on this machine: one head and further nodes, each started by `ray start` and ended by a kill."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+NODES = """
+import json, ray, sys
+ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False, configure_logging=False)
+print("NODES" + json.dumps([node for node in ray.nodes() if node["Alive"]]))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RayNodes:
+    """Use as a context manager; the head is there, without cores, once it is entered."""
+
+    def __init__(self, home: Path) -> None:
+        self._environment = {**os.environ, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+        self._processes: dict[str, subprocess.Popen] = {}
+        self.address = f"127.0.0.1:{free_port()}"
+
+    def __enter__(self) -> "RayNodes":
+        token = Path(self._environment["HOME"]) / ".ray" / "auth_token"
+        token.parent.mkdir(exist_ok=True)
+        if not token.exists():
+            token.write_text("a-token-of-these-tests-alone-0123456789")
+        try:
+            self.add("head", num_cpus=0)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for name in reversed(list(self._processes)):
+            self.end(name)
+
+    def add(self, name: str, *, num_cpus: int = 1, environment: dict[str, str] | None = None) -> str:
+        """Start a node; gives its id once it is alive."""
+        before = {node["NodeID"] for node in self.alive()} if self._processes else set()
+        where = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
+        options = where if not self._processes else [f"--address={self.address}"]
+        ports = [f"--{which}={free_port()}" for which in ("dashboard-agent-listen-port", "metrics-export-port")]
+        command = [BIN / "ray", "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
+        command += ["--object-store-memory=100000000", "--disable-usage-stats"]
+        self._processes[name] = subprocess.Popen(
+            command,
+            env={**self._environment, **(environment or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            assert self._processes[name].poll() is None, f"{name} did not start"
+            new = {node["NodeID"] for node in self.alive()} - before
+            if new:
+                return new.pop()
+            time.sleep(0.5)
+        raise AssertionError(f"{name} did not join")
+
+    def alive(self) -> list[dict]:
+        """What Ray says of its living nodes; none while the head does not answer."""
+        command = [sys.executable, "-W", "ignore", "-c", NODES, self.address]
+        try:
+            asked = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, timeout=30, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return []
+        found = [line[5:] for line in asked.stdout.splitlines() if line.startswith("NODES")]
+        return json.loads(found[0]) if found else []
+
+    def drain(self, node: str, *, seconds: int) -> None:
+        """As a spot notice does."""
+        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot notice"]
+        command += [f"--deadline-remaining-seconds={seconds}"]
+        subprocess.run(command, env=self._environment, capture_output=True, check=True, timeout=60)
+
+    def end(self, name: str) -> None:
+        """Kill a node with all its processes, without a notice."""
+        process = self._processes.pop(name)
+        with_children = [process.pid, *descendants(process.pid)]
+        for pid in with_children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below this one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found, front = [], [pid]
+    while front:
+        front = [child for child, parent in parents.items() if parent in front]
+        found += front
+    return found

@@ -1,0 +1,161 @@
+"""A sweep on a real Ray cluster of several nodes: those that leave, those that vanish, those that do not fit."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Terminal
+from ray_nodes import RayNodes
+from test_faults import check_complete
+from test_run import commits, tables
+
+pytestmark = pytest.mark.cluster
+
+SWEEP = """
+name: sweep
+data: {source: sphere, samples: 64, input_dim: 16}
+encoder: {width: 256, depth: 2, embedding_dim: 8}
+budget: {steps: 1500, stop_below: 0}
+resources: {slots: 1}
+sweep:
+  seed: {range: 6}
+"""
+OTHER_NUMPY = """
+import importlib.metadata
+
+honest = importlib.metadata.version
+importlib.metadata.version = lambda name: "1.0.0" if name == "numpy" else honest(name)
+"""
+
+
+@pytest.fixture
+def nodes(home: Path) -> Iterator[RayNodes]:
+    with RayNodes(home) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, pd.DataFrame]:
+    """The tables of an undisturbed run on this machine alone."""
+    terminal = Terminal(tmp_path_factory.mktemp("calm"), home)
+    terminal.write("sweep.yaml", SWEEP)
+    terminal("run", "sweep.yaml", "--no-report")
+    return tables(terminal.folder / "results" / "sweep")
+
+
+def started(terminal: Terminal, address: str) -> subprocess.Popen:
+    """A run on the cluster, of which lanes are at work on every node."""
+    terminal.write("sweep.yaml", SWEEP)
+    return terminal.start("run", "sweep.yaml", "--no-report", "--address", address)
+
+
+def wait_until(condition: object, *, seconds: float, process: subprocess.Popen) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, "".join(process.communicate())
+        assert time.monotonic() < until, "it does not happen"
+        time.sleep(0.1)
+
+
+def finished(process: subprocess.Popen, *, expect: int = 0) -> str:
+    output, errors = process.communicate(timeout=280)
+    assert process.returncode == expect, output + errors
+    return output + errors
+
+
+def test_lanes_on_a_draining_node_commit_within_5_seconds_and_go_on_elsewhere(
+    terminal: Terminal, nodes: RayNodes, calm: dict[str, pd.DataFrame]
+):
+    leaving = nodes.add("leaving")
+    process = started(terminal, nodes.address)
+    folder = terminal.folder / "results" / "sweep"
+    wait_until(lambda: (folder / "lanes").exists() or running_lanes(nodes), seconds=60, process=process)
+    time.sleep(4)  # in the middle of a trial, long before its first commit is due
+    before = set(commits(folder))
+    nodes.add("staying")
+    nodes.drain(leaving, seconds=60)
+    told = time.monotonic()
+    wait_until(lambda: set(commits(folder)) - before, seconds=10, process=process)
+    assert time.monotonic() - told < 5.5
+    output = finished(process)
+    assert "is about to go" in output
+    check_complete(terminal, "sweep", calm)
+
+
+def running_lanes(nodes: RayNodes) -> list[bytes]:
+    """Command lines of this cluster's workers that train."""
+    from ray_nodes import descendants
+
+    pids = [pid for process in nodes._processes.values() for pid in descendants(process.pid)]
+    titles = []
+    for pid in pids:
+        try:
+            titles.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+        except OSError:
+            continue
+    return [title for title in titles if title.startswith(b"ray::_train")]
+
+
+def test_a_node_that_vanishes_with_its_lanes_loses_nothing(
+    terminal: Terminal, nodes: RayNodes, calm: dict[str, pd.DataFrame]
+):
+    nodes.add("staying")
+    nodes.add("vanishing")
+    process = started(terminal, nodes.address)
+    wait_until(lambda: len(running_lanes(nodes)) == 2, seconds=90, process=process)
+    time.sleep(2)
+    nodes.end("vanishing")
+    finished(process)
+    check_complete(terminal, "sweep", calm)
+
+
+def test_a_node_of_other_versions_is_refused_at_the_start_and_avoided_later(
+    terminal: Terminal, nodes: RayNodes, calm: dict[str, pd.DataFrame]
+):
+    other = terminal.folder / "other"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text(OTHER_NUMPY)
+    nodes.add("good")
+    process = started(terminal, nodes.address)
+    wait_until(lambda: running_lanes(nodes), seconds=90, process=process)
+    nodes.add("odd", environment={"PYTHONPATH": str(other)})
+    output = finished(process)
+    assert "numpy 1.0.0 where the driver has" in output
+    check_complete(terminal, "sweep", calm)
+    output = terminal("run", "sweep.yaml", "--set", "budget.steps=1501", "--address", nodes.address, expect=2)
+    assert "numpy 1.0.0 where the driver has" in output
+    assert "stillpoint doctor" in output
+
+
+def test_a_cluster_that_goes_away_ends_the_run_and_the_same_command_goes_on_on_another(
+    terminal: Terminal, home: Path, calm: dict[str, pd.DataFrame]
+):
+    with RayNodes(home) as first:
+        first.add("worker", num_cpus=2)
+        process = started(terminal, first.address)
+        wait_until(lambda: running_lanes(first), seconds=90, process=process)
+        time.sleep(3)
+        first.end("head")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    with RayNodes(home) as second:
+        second.add("worker", num_cpus=2)
+        finished(started(terminal, second.address))
+    check_complete(terminal, "sweep", calm)
+
+
+def test_a_client_without_the_token_is_refused(terminal: Terminal, nodes: RayNodes, tmp_path: Path):
+    stranger = tmp_path / "stranger"
+    (stranger / ".ray").mkdir(parents=True)
+    (stranger / ".ray" / "auth_token").write_text("not-the-token-of-that-cluster-000000000")
+    terminal.write("sweep.yaml", SWEEP)
+    terminal.environment |= {"HOME": str(stranger), "RAY_AUTH_MODE": "token"}
+    output = terminal("run", "sweep.yaml", "--address", nodes.address, expect=2)
+    assert "token" in output.lower() or "auth" in output.lower()
+    assert not (terminal.folder / "results" / "sweep" / "lanes").exists()
+    assert os.environ.get("HOME") != str(stranger)
