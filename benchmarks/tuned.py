@@ -48,7 +48,7 @@ def main() -> None:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
-    ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
+    ray.init("local", include_dashboard=False, logging_level="error", log_to_driver=False)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     callback = MLflowLoggerCallback(tracking_uri=uri, experiment_name="tuned", save_artifact=False)
     tuner = tune.Tuner(

@@ -35,6 +35,10 @@ MOST_FRUITLESS = 3
 """A trial alone in its lane fails after so many attempts without a step of progress; fewer could be another's fault,
 such as memory that a neighbour took."""
 CONNECT_SECONDS = 10.0
+TOKEN_ADVICE = (
+    "A cluster with a token wants RAY_AUTH_MODE=token here, and its token in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; "
+    "`stillpoint doctor --address` says what else differs."
+)
 INSPECT_SECONDS = 60.0
 """How long a node may take to describe itself: it has to start a process for that."""
 STOP_SECONDS = 15.0
@@ -118,6 +122,8 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+    if address is not None:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # a refused client would print a line each second
     try:
         with _own_sigterm():
             ray.init(
@@ -129,8 +135,9 @@ def connected(address: str | None) -> Iterator[None]:
             )
             ray.cluster_resources()
     except (OSError, RayError, RuntimeError, ValueError) as error:
-        where = f"no Ray at {address}" if address else "Ray cannot be started on this machine"
-        raise ClusterError(f"{where}: {error}") from None
+        if address is None:
+            raise ClusterError(f"Ray cannot be started on this machine: {error}") from None
+        raise ClusterError(f"no Ray at {address} that lets this process in: {error}. {TOKEN_ADVICE}") from None
     try:
         yield
     finally:

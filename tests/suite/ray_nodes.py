@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +32,7 @@ class RayNodes:
         self._environment = {**os.environ, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
         self._processes: dict[str, subprocess.Popen] = {}
         self.address = f"127.0.0.1:{free_port()}"
+        self._temporary = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, and none that other clusters look into
 
     def __enter__(self) -> "RayNodes":
         token = Path(self._environment["HOME"]) / ".ray" / "auth_token"
@@ -46,11 +49,13 @@ class RayNodes:
     def __exit__(self, *raised: object) -> None:
         for name in reversed(list(self._processes)):
             self.end(name)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def add(self, name: str, *, num_cpus: int = 1, environment: dict[str, str] | None = None) -> str:
         """Start a node; gives its id once it is alive."""
         before = {node["NodeID"] for node in self.alive()} if self._processes else set()
         where = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
+        where.append(f"--temp-dir={self._temporary}")
         options = where if not self._processes else [f"--address={self.address}"]
         ports = [f"--{which}={free_port()}" for which in ("dashboard-agent-listen-port", "metrics-export-port")]
         command = [BIN / "ray", "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
