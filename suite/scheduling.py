@@ -41,6 +41,9 @@ TOKEN_ADVICE = (
 )
 INSPECT_SECONDS = 60.0
 """How long a node may take to describe itself: it has to start a process for that."""
+HEAD_SECONDS = 25.0
+"""How long the cluster's head may stay silent. Ray itself ends this process, without a word, after a minute of it."""
+HEAD_PATIENCE_SECONDS = 2.0
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
 
@@ -284,6 +287,33 @@ def inspect_nodes(folder: Folder, mark: str) -> tuple[list[NodeReport], list[str
     return reports, silent
 
 
+class _Head:
+    """The node that knows the cluster. Asked before every call that would wait for its answer."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address, self._place = address, (host.strip("[]"), int(port))
+        self._silent_since: float | None = None
+
+    def answers(self) -> bool:
+        """Whether it does now.
+
+        Raises:
+            LostClusterError: it has not for HEAD_SECONDS.
+        """
+        try:
+            socket.create_connection(self._place, timeout=HEAD_PATIENCE_SECONDS).close()
+        except OSError as error:
+            now = time.monotonic()
+            self._silent_since = self._silent_since or now
+            if now - self._silent_since > HEAD_SECONDS:
+                words = f"the head of the Ray cluster at {self._address} does not answer any more ({error})"
+                raise LostClusterError(words) from None
+            return False
+        self._silent_since = None
+        return True
+
+
 @dataclass
 class _Running:
     order: Order
@@ -315,6 +345,7 @@ class Scheduler:
         self._taken: set[str] = set()
         self._unfit: set[str] = set()
         self._left: set[str] = set()
+        self._head = _Head(ray.get_runtime_context().gcs_address)
 
     def run(self, orders: list[Order]) -> bool:
         """Train all; False if told to stop before the end. `tick` is called twice a second, and False stops.
@@ -347,7 +378,8 @@ class Scheduler:
                 news = self._board.take.remote()
             if (now := time.monotonic()) >= next_look:
                 next_look = now + POLL_SECONDS
-                self._leave_draining_nodes()
+                if self._head.answers():
+                    self._leave_draining_nodes()
                 if not self._tick():
                     self._stop()
                     return False

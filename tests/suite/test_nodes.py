@@ -132,7 +132,7 @@ def test_a_node_of_other_versions_is_refused_at_the_start_and_avoided_later(
     assert "stillpoint doctor" in output
 
 
-def test_a_cluster_that_goes_away_ends_the_run_and_the_same_command_goes_on_on_another(
+def test_after_head_and_driver_were_killed_the_same_command_goes_on_on_another_cluster(
     terminal: Terminal, home: Path, calm: dict[str, pd.DataFrame]
 ):
     with RayNodes(home) as first:
@@ -146,6 +146,23 @@ def test_a_cluster_that_goes_away_ends_the_run_and_the_same_command_goes_on_on_a
     with RayNodes(home) as second:
         second.add("worker", num_cpus=2)
         finished(started(terminal, second.address))
+    check_complete(terminal, "sweep", calm)
+
+
+def test_a_driver_whose_cluster_goes_away_says_so_and_keeps_what_was_done(
+    terminal: Terminal, home: Path, calm: dict[str, pd.DataFrame]
+):
+    with RayNodes(home) as first:
+        first.add("worker", num_cpus=2)
+        process = started(terminal, first.address)
+        wait_until(lambda: running_lanes(first), seconds=90, process=process)
+        time.sleep(3)
+        first.end("head")
+        output = finished(process, expect=1)
+        assert "does not answer any more" in output
+        assert "The same command goes on from here." in output
+        assert "Traceback" not in output
+    finished(terminal.start("run", "sweep.yaml", "--no-report"))
     check_complete(terminal, "sweep", calm)
 
 
