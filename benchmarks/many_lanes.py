@@ -126,7 +126,7 @@ def make_orders(root: Path, number: int) -> list[Order]:
         mark=MARK,
     )
     return [
-        replace(first, lane=f"{index:05d}", tasks=[Task(trial.trial_id, trial.settings)])
+        replace(first, lane=f"{index:05d}", tasks=[Task(trial_id=trial.trial_id, settings=trial.settings)])
         for index, trial in enumerate(trials)
     ]
 

@@ -149,8 +149,10 @@ def _encode_table(content: pa.Table) -> bytes:
 def _decode_table(content: bytes, schema: pa.Schema) -> pa.Table:
     """The table with the columns of today's schema: one that an older writer did not know is null."""
     read = pa.ipc.open_file(pa.BufferReader(content)).read_all()
-    missing = pa.nulls(read.num_rows)
-    columns = [read[f.name] if f.name in read.column_names else missing.cast(f.type) for f in schema]
+    if read.schema.equals(schema):
+        return read
+    missing, there = pa.nulls(read.num_rows), set(read.column_names)
+    columns = [read[f.name] if f.name in there else missing.cast(f.type) for f in schema]
     return pa.table(columns, schema=schema)
 
 

@@ -70,8 +70,10 @@ class Stored:
             return bool(pq.read_schema(self.folder.path(self.name)).remove_metadata().equals(self.schema))
 
 
-Part = tuple[int, "pa.Table | Stored"]
-"""Rows and the turn in which they were taken in: later ones replace earlier ones."""
+Part = tuple["int | None", "pa.Table | Stored"]
+"""Rows and the turn in which they were taken in: later ones replace earlier ones. Gathered ones have it as a column."""
+MOST_PARTS = 64
+"""Tables of so many commits are made one: each of their columns takes about a kilobyte beside its values."""
 
 
 @dataclass
@@ -247,9 +249,10 @@ class Results:
         self.num_taken += 1
         if commit.predecessor is not None:
             self._closed.add(commit.predecessor)
-        turn = len(self._records)
-        self._records.append((turn, commit.records))
-        self._passages.append((turn, commit.passages))
+        self._records.append((self.num_taken, commit.records))
+        self._passages.append((self.num_taken, commit.passages))
+        if self.num_taken % MOST_PARTS == 0:
+            self._records, self._passages = _gathered(self._records), _gathered(self._passages)
         for trial_id, (step, seconds) in commit.running.items():
             self.outcomes[trial_id] = {**_PENDING, "checkpoint": name, "steps": step, "wall_seconds": seconds}
         for row in commit.outcomes.to_pylist():
@@ -443,12 +446,29 @@ def _with_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _concatenated(parts: Iterable[Part], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     """Rows of all parts with their turn."""
-    tables = [_with_turn(rows.select(names), turn) for turn, rows in parts]
-    return pa.concat_tables([*tables, _with_turn(schema.empty_table().select(names), 0)])
+    tables = [_with_turn(rows, turn, names) for turn, rows in parts]
+    return pa.concat_tables([*tables, _with_turn(schema.empty_table(), 0, names)], promote_options="default")
 
 
-def _with_turn(rows: pa.Table, turn: int) -> pa.Table:
-    return rows.append_column("turn", pa.array(np.full(len(rows), turn, dtype=np.int64)))
+def _with_turn(rows: pa.Table | Stored, turn: int | None, names: Sequence[str]) -> pa.Table:
+    if turn is None:
+        return rows.select([*names, "turn"])
+    chosen = rows.select(names)
+    return chosen.append_column("turn", pa.array(np.full(len(chosen), turn, dtype=np.int64)))
+
+
+def _gathered(parts: list[Part]) -> list[Part]:
+    """The same rows, those of single commits in one table, in which a column without any value takes no memory."""
+    single = [part for part in parts if _is_single(part)]
+    rows = pa.concat_tables(_with_turn(rows, turn, rows.column_names) for turn, rows in single).combine_chunks()
+    columns = {
+        name: pa.nulls(len(rows)) if rows[name].null_count == len(rows) else rows[name] for name in rows.column_names
+    }
+    return [*(part for part in parts if not _is_single(part)), (None, pa.table(columns))]
+
+
+def _is_single(part: Part) -> bool:
+    return part[0] is not None and part[0] > 0
 
 
 def read_table(folder: Folder, name: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
