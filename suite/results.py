@@ -252,7 +252,8 @@ class Results:
         self._records.append((self.num_taken, commit.records))
         self._passages.append((self.num_taken, commit.passages))
         if self.num_taken % MOST_PARTS == 0:
-            self._records, self._passages = _gathered(self._records), _gathered(self._passages)
+            self._records = _gathered(self._records, RECORDS)
+            self._passages = _gathered(self._passages, PASSAGES)
         for trial_id, (step, seconds) in commit.running.items():
             self.outcomes[trial_id] = {**_PENDING, "checkpoint": name, "steps": step, "wall_seconds": seconds}
         for row in commit.outcomes.to_pylist():
@@ -457,18 +458,14 @@ def _with_turn(rows: pa.Table | Stored, turn: int | None, names: Sequence[str]) 
     return chosen.append_column("turn", pa.array(np.full(len(chosen), turn, dtype=np.int64)))
 
 
-def _gathered(parts: list[Part]) -> list[Part]:
+def _gathered(parts: list[Part], schema: pa.Schema) -> list[Part]:
     """The same rows, those of single commits in one table, in which a column without any value takes no memory."""
-    single = [part for part in parts if _is_single(part)]
-    rows = pa.concat_tables(_with_turn(rows, turn, rows.column_names) for turn, rows in single).combine_chunks()
+    single = [_with_turn(rows, turn, schema.names) for turn, rows in parts if turn is not None and turn > 0]
+    rows = pa.concat_tables(single).combine_chunks()
     columns = {
         name: pa.nulls(len(rows)) if rows[name].null_count == len(rows) else rows[name] for name in rows.column_names
     }
-    return [*(part for part in parts if not _is_single(part)), (None, pa.table(columns))]
-
-
-def _is_single(part: Part) -> bool:
-    return part[0] is not None and part[0] > 0
+    return [*((turn, rows) for turn, rows in parts if turn is None or turn <= 0), (None, pa.table(columns))]
 
 
 def read_table(folder: Folder, name: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
