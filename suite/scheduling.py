@@ -29,6 +29,7 @@ from suite.storage import Folder
 from suite.trials import Task
 
 POLL_SECONDS, HEAR_SECONDS = 0.5, 0.1
+"""Between two looks at the cluster, and between two at lanes: each look costs as much as a short lane."""
 FURTHER_LANES = 64
 """Lanes handed to Ray beyond two for each that can run: what an autoscaler sees as demand."""
 MOST_FRUITLESS = 3
@@ -350,8 +351,7 @@ class Scheduler:
         while self._running or self._waiting:
             self._start_waiting()
             references = list(self._running)
-            ray.wait(references, num_returns=1, timeout=HEAR_SECONDS, fetch_local=False)
-            ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=HEAR_SECONDS, fetch_local=False)
             for reference in ready:
                 self._end(reference)
             if ray.wait([news], timeout=0)[0]:
@@ -371,9 +371,10 @@ class Scheduler:
         options = dict(self._request)
         if self._unfit:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._unfit))})"}
+        task = self._task.options(**options)
         while self._waiting and len(self._running) < self._most_at_once:
             order, fruitless = self._waiting.popleft()
-            reference = self._task.options(**options).remote(order, self._board)
+            reference = task.remote(order, self._board)
             self._running[reference] = _Running(order, fruitless)
 
     def _hear(self, news: Any) -> None:
