@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -152,8 +153,13 @@ def _decode_table(content: bytes, schema: pa.Schema) -> pa.Table:
     """The table with the columns of today's schema: one that an older writer did not know, or left out, is null."""
     read = pa.ipc.open_file(pa.BufferReader(content)).read_all()
     there = dict(zip(read.column_names, read.columns, strict=True))
-    columns = [there[f.name] if f.name in there else pa.nulls(read.num_rows, f.type) for f in schema]
+    columns = [there[f.name] if f.name in there else _nulls(read.num_rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
+
+
+@lru_cache(maxsize=64)
+def _nulls(number: int, kind: pa.DataType) -> pa.Array:
+    return pa.nulls(number, kind)
 
 
 def _encode_array(value: np.ndarray) -> bytes:

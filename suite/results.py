@@ -256,7 +256,7 @@ class Results:
             self._passages = _gathered(self._passages, PASSAGES)
         for trial_id, (step, seconds) in commit.running.items():
             self.outcomes[trial_id] = {**_PENDING, "checkpoint": name, "steps": step, "wall_seconds": seconds}
-        for row in commit.outcomes.to_pylist():
+        for row in _without_empty(commit.outcomes).to_pylist():
             held = {key: value for key, value in row.items() if value is not None and key != "trial_id"}
             self.outcomes[row["trial_id"]] = held | ({"checkpoint": name} if row["trial_id"] in commit.states else {})
         return commit
@@ -456,6 +456,11 @@ def _with_turn(rows: pa.Table | Stored, turn: int | None, names: Sequence[str]) 
         return rows.select([*names, "turn"])
     chosen = rows.select(names)
     return chosen.append_column("turn", pa.array(np.full(len(chosen), turn, dtype=np.int64)))
+
+
+def _without_empty(rows: pa.Table) -> pa.Table:
+    """The columns that hold something."""
+    return rows.select([i for i, column in enumerate(rows.columns) if column.null_count < len(rows)])
 
 
 def _gathered(parts: list[Part], schema: pa.Schema) -> list[Part]:
