@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Terminal
+from final_check import check_complete, tables
 from ray_nodes import RayNodes
-from test_faults import check_complete
-from test_run import commits, tables
+from test_run import commits
 
 pytestmark = pytest.mark.cluster
 
