@@ -126,8 +126,6 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
-    if address is not None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # a refused client would print a line each second
     try:
         with _own_sigterm():
             ray.init(

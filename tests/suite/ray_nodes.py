@@ -58,7 +58,7 @@ class RayNodes:
         where.append(f"--temp-dir={self._temporary}")
         options = where if not self._processes else [f"--address={self.address}"]
         ports = [f"--{which}={free_port()}" for which in ("dashboard-agent-listen-port", "metrics-export-port")]
-        command = [BIN / "ray", "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
+        command = [str(BIN / "ray"), "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         self._processes[name] = subprocess.Popen(
             command,
@@ -90,7 +90,7 @@ class RayNodes:
 
     def drain(self, node: str, *, seconds: int) -> None:
         """As a spot notice does."""
-        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node}"]
+        command = [str(BIN / "ray"), "drain-node", f"--address={self.address}", f"--node-id={node}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot notice"]
         command += [f"--deadline-remaining-seconds={seconds}"]
         subprocess.run(command, env=self._environment, capture_output=True, check=True, timeout=60)
