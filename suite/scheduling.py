@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite.experiment import Resources
-from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of
+from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of, is_out_of_memory
 from suite.lanes import Timings
 from suite.nodes import NodeReport, check_fit, inspect, not_shared, probe
 from suite.orders import Begun, Order, Progress
@@ -234,6 +236,11 @@ def attempted(order: Order, board: Any, work: Work) -> list[str]:
         board.post.remote(Begun(order.lane, order.attempt, node, _log_path()))
         check_fit(order, node)
         return work(order, board.post.remote, lambda: bool(told))
+    except Exception as error:
+        if is_out_of_memory(error):  # the next attempt may come to this process, and must find room
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 
