@@ -334,8 +334,8 @@ class _Head:
 @dataclass
 class _Running:
     order: Order
-    fruitless: int
-    """Attempts before this one, in a row, that brought the same trials no further."""
+    fruitless: tuple[str | None, ...]
+    """Nodes of the attempts before this one, in a row, that brought the same trials no further."""
     node: str | None = None
     log_path: str | None = None
     told_to_stop: bool = False
@@ -358,7 +358,7 @@ class Scheduler:
         self._folder, self._sink, self._tick, self._board = folder, sink, tick, board
         self._task, self._request = task, _request(resources)
         self._most_at_once = 2 * num_workers + FURTHER_LANES
-        self._waiting: deque[tuple[Order, int]] = deque()
+        self._waiting: deque[tuple[Order, tuple[str | None, ...]]] = deque()
         self._running: dict[Any, _Running] = {}
         self._taken: set[str] = set()
         self._unfit: set[str] = set()
@@ -382,7 +382,7 @@ class Scheduler:
             ) from None
 
     def _run(self, orders: list[Order]) -> bool:
-        self._waiting.extend((order, 0) for order in orders)
+        self._waiting.extend((order, ()) for order in orders)
         news, next_look = self._board.take.remote(), 0.0
         while self._running or self._waiting:
             self._start_waiting()
@@ -479,12 +479,22 @@ class Scheduler:
             self._sink.retried(f"lane {order.lane}: {failure.words}; it goes on with {fewer} slots")
             self._waiting.appendleft((replace(follower, slots=fewer), running.fruitless))
         else:
-            self._try_again(follower, failure, 0 if advanced else running.fruitless + 1, running.log_path)
+            fruitless = () if advanced else (*running.fruitless, running.node)
+            self._try_again(follower, failure, self._on_living_nodes(fruitless), running.log_path)
 
-    def _try_again(self, follower: Order, failure: Failure, fruitless: int, log_path: str | None) -> None:
+    def _on_living_nodes(self, attempts: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Without those whose node has died since: Ray may tell of a node some time after it told of its workers."""
+        if not attempts or not self._head.answers():
+            return attempts
+        gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        return tuple(node for node in attempts if node not in gone)
+
+    def _try_again(
+        self, follower: Order, failure: Failure, fruitless: tuple[str | None, ...], log_path: str | None
+    ) -> None:
         """After an attempt that one of its trials may have ended: in two halves, if it brought none of them further."""
         tasks = follower.tasks
-        if len(tasks) == 1 and fruitless == MOST_FRUITLESS:
+        if len(tasks) == 1 and len(fruitless) >= MOST_FRUITLESS:
             self._sink.failed(tasks[0].trial_id, failure.words, log_path)
             return
         if not fruitless or len(tasks) == 1:
@@ -493,7 +503,7 @@ class Scheduler:
         half = len(tasks) // 2
         for index, part in enumerate((tasks[:half], tasks[half:])):
             lane = f"{follower.lane}.{index}"
-            self._waiting.appendleft((replace(follower, lane=lane, tasks=part), fruitless if len(part) == 1 else 0))
+            self._waiting.appendleft((replace(follower, lane=lane, tasks=part), fruitless if len(part) == 1 else ()))
 
     def _avoid(self, failure: Failure) -> None:
         """Place nothing more on an unfit node."""

@@ -1,5 +1,6 @@
 """A sweep on a real Ray cluster of several nodes: those that leave, those that vanish, those that do not fit."""
 
+import os
 import signal
 import subprocess
 import time
@@ -12,6 +13,8 @@ from conftest import Terminal
 from final_check import check_complete, children, tables
 from ray_nodes import RayNodes
 from test_run import commits
+
+from suite.scheduling import MOST_FRUITLESS
 
 pytestmark = pytest.mark.cluster
 
@@ -47,11 +50,11 @@ def calm(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, pd.D
     return tables(terminal.folder / "results" / "sweep")
 
 
-def started(terminal: Terminal, address: str) -> subprocess.Popen:
+def started(terminal: Terminal, address: str, *options: str) -> subprocess.Popen:
     """A run on the cluster."""
     terminal.write("sweep.yaml", SWEEP)
     terminal.environment["RAY_AUTH_MODE"] = "token"
-    return terminal.start("run", "sweep.yaml", "--no-report", "--address", address)
+    return terminal.start("run", "sweep.yaml", "--no-report", "--address", address, *options)
 
 
 def wait_until(condition: object, *, seconds: float, process: subprocess.Popen) -> None:
@@ -112,6 +115,22 @@ def test_a_node_that_vanishes_with_its_lanes_loses_nothing(
     nodes.end("vanishing")
     finished(process)
     check_complete(terminal, "sweep", calm)
+
+
+def test_a_trial_is_not_blamed_for_nodes_that_died_just_after_its_worker(terminal: Terminal, nodes: RayNodes):
+    nodes.add("node 0")
+    process = started(terminal, nodes.address, "--set", "seed={range: 1}")
+    for attempt in range(MOST_FRUITLESS + 1):
+        wait_until(nodes.lanes, seconds=90, process=process)
+        time.sleep(1)  # it has told where it is, and has committed nothing
+        (worker,) = nodes.lanes()
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(0.02)  # time for Ray to tell the driver of the worker alone
+        nodes.kill_raylet(f"node {attempt}")
+        nodes.add(f"node {attempt + 1}")
+    finished(process)
+    trials = pd.read_parquet(terminal.folder / "results" / "sweep" / "trials.parquet")
+    assert trials.status.tolist() == ["finished"]
 
 
 def test_a_node_of_other_versions_is_refused_at_the_start_and_avoided_later(
