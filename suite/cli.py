@@ -144,6 +144,21 @@ def sync(folder: Folder, tracking_uri: TrackingUri = None) -> None:
 
 
 @app.command()
+def doctor(
+    address: Address = None,
+    results: ResultsDir = Path("results"),
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out.")] = None,
+) -> None:
+    """Print what every node has, and what is wrong with it: versions, GPUs, memory, clock, storage, MLflow."""
+    from suite.doctor import examine, show
+
+    found = examine(address=address, results=results, tracking_uri=tracking_uri)
+    show(found, Console())
+    if found.problems:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def report(folder: Folder) -> None:
     """Fit the laws and write the report again."""
     from analysis.report import write_report

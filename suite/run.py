@@ -361,7 +361,7 @@ class _Run:
             ClusterError: one does not.
         """
         from suite import scheduling
-        from suite.nodes import differences, versions
+        from suite.nodes import clock_words, differences, versions
 
         reports, silent = scheduling.inspect_nodes(self.folder, self._lock.name)
         problems = [
@@ -371,8 +371,11 @@ class _Run:
         ]
         if problems:
             raise scheduling.ClusterError("; ".join(problems) + ". `stillpoint doctor` shows all nodes")
-        if silent:
-            self.observer.notice(f"{len(silent)} nodes did not answer in time: {', '.join(silent)}")
+        for address, words in silent.items():
+            self.observer.notice(f"node {address} {words}")
+        for report in reports:
+            if late := clock_words(report):
+                self.observer.notice(f"node {report.host}: {late}")
 
     def _order(self, lane: Lane, ray_version: dict[str, str]) -> Order:
         from suite.nodes import versions

@@ -68,9 +68,9 @@ def sync(root: Path, *, tracking_uri: str | None = None, observer: Observer | No
         with observer.stage(f"writing to MLflow at {delivery.public_uri}"):
             delivery.start()
             delivery.finish(counts=counts, interrupted="pending" in counts)
-        others = [] if delivery.problem else sweep["delivered"]
+        is_whole = not delivery.problem and not saved.num_taken  # commits may tell of trials that the tables do not
         lock.check()
-        write_sweep(folder, sweep | {"delivered": sorted({*others, *delivered})})
+        write_sweep(folder, sweep | {"delivered": sorted({*sweep["delivered"], *delivered}) if is_whole else []})
     return Synced(root, counts, delivery.public_uri, delivery.problem)
 
 

@@ -560,6 +560,60 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if found and path and path != ":memory:" else None
 
 
+@dataclass(frozen=True)
+class Store:
+    """A tracking store as it was found."""
+
+    uri: str
+    """Without passwords."""
+    is_there: str
+    """What answers, in a few words."""
+    problem: str | None = None
+    """Why nothing can be written there."""
+
+
+def examine_store(uri: str) -> Store:
+    """Whether runs can be written to a store, without writing anything."""
+    database, public = sqlite_file(uri), redacted(uri)
+    if database is not None and not database.exists():
+        return Store(public, "a database that the first run makes")
+    try:
+        if database is not None:
+            _check_is_mlflow(database)
+        client = _client(uri)
+        client.search_experiments(max_results=1)
+        return _store_of(uri, public)
+    except Exception as error:
+        return Store(public, "", f"cannot be used ({_reason(error, uri)})")
+
+
+def _store_of(uri: str, public: str) -> Store:
+    """What is known of a store that has let this process in."""
+    from mlflow import __version__
+
+    if not uri.startswith("http"):
+        return Store(public, f"MLflow {__version__} lets this process in")
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET", max_retries=0)
+    there = answer.text.strip() if answer.ok else ""
+    if not re.fullmatch(r"\d+\.\S+", there):
+        return Store(public, "a server that does not tell its version lets this process in")
+    problem = (
+        f"is MLflow {there}, and here is {__version__}" if there.split(".")[0] != __version__.split(".")[0] else None
+    )
+    return Store(public, f"MLflow {there} lets this process in", problem)
+
+
+def _check_is_mlflow(database: Path) -> None:
+    """Fail for a database without MLflow's tables, which MLflow itself would fill with them."""
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        known = connection.execute("select count(*) from sqlite_master where name = 'alembic_version'").fetchone()
+    if not known[0]:
+        raise ValueError("it is no database of MLflow's")
+
+
 def _probe(uri: str) -> None:
     """Fail at once for a database that cannot be opened: MLflow itself would retry for minutes without a word."""
     if uri.split(":")[0].split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}:
