@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,11 +88,14 @@ def _marked(folder: Folder, problems: list[Problem]) -> Iterator[str]:
         folder.write(mark, b"")
     except OSError as error:
         remedy = "give a folder with --results that this user may write to"
-        problems.append(Problem(f"nothing can be written to {folder.root} from here ({error.strerror})", remedy))
+        problems.append(
+            Problem(f"nothing can be written to {folder.root} from here ({error.strerror or error})", remedy)
+        )
     try:
         yield mark
     finally:
-        folder.delete([mark])
+        with suppress(OSError):  # where it could not be written
+            folder.delete([mark])
 
 
 def _ask_here(folder: Folder, mark: str, problems: list[Problem]) -> list[NodeReport]:
