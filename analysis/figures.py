@@ -30,10 +30,10 @@ from analysis.fitting import fit_law
 from analysis.frames import Results, law_frame, passage_frame, short
 from analysis.laws_of_sweep import WORDS, SweepFit, number, variable
 from analysis.layout import Group, groups, main_axes
+from analysis.pictures import FORMATS
 from analysis.scales import Scale, number_word, readable_log, scale_of
 from analysis.thresholds import stationary_shares
 
-FORMATS = ("svg", "png", "pdf")
 MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
 MARKERS = "osD^vPX*"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,22 +17,12 @@ from analysis.end_points import end_points, examined, unstable_words
 from analysis.frames import ENDED, Results, load_results, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
 from analysis.layout import groups, main_axes, word
+from analysis.pictures import Picture, unless_kept
 from analysis.thresholds import judged, stationary_shares, thresholds
 
 MOST_FAILURES = 20
 RECORD_COLUMNS = ("trial_id", "step", "scaled_grad_norm_sq")
 """What the page shows of records."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it."""
-
-    name: str
-    title: str
-    caption: str
-    image: str
-    """SVG as a data URI."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,8 @@ def write_report(folder: Path | str, *, command: str | None = None) -> Report:
     command = command or known_command(results.folder) or _repeat(results.folder)
     fits = fit_sweep(results)
     write_fits(fits, results.folder / "fits.json", command=command)
-    pictures = draw_figures(results, fits, results.folder / "figures")
+    figures = results.folder / "figures"
+    pictures = unless_kept(results, figures, lambda: draw_figures(results, fits, figures))
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -83,8 +73,7 @@ def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[P
                 continue
             figures.save(figure, folder, name)
             figures.plt.close(figure)
-            image = "data:image/svg+xml;base64," + base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
-            pictures.append(Picture(name, title, caption, image))
+            pictures.append(Picture.load(folder, name, title, caption))
     return pictures
 
 

@@ -25,7 +25,7 @@ TRIED_CAPS = 12
 WORTHWHILE = 0.95
 """A larger stack must bring the time of a step of one trial below this share of a smaller one's."""
 
-Limit = Literal["speed", "memory", "trials", "workers", "prescribed", "earlier"]
+Limit = Literal["speed", "memory", "trials", "workers", "prescribed", "earlier", "untimed"]
 """What kept a stack from being larger; `LIMITS` has it in words."""
 
 
@@ -40,7 +40,7 @@ class Timings:
 
     def serve(self, num_trials: int) -> bool:
         """Whether all was tried that so many trials allow."""
-        return self.limit != "trials" or 2 * max(self.seconds) > num_trials
+        return self.limit != "untimed" and (self.limit != "trials" or 2 * max(self.seconds) > num_trials)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Cost:
         """Whether it is what would be chosen again for so many planned trials on the same machine."""
         if prescribed is not None or self.limit == "prescribed":
             return prescribed == self.slots
-        return self.limit in ("speed", "memory") or (self.limit != "earlier" and num_trials <= self.num_trials)
+        if self.limit in ("earlier", "untimed"):
+            return False
+        return self.limit in ("speed", "memory") or num_trials <= self.num_trials
 
 
 LIMITS: Mapping[str, str] = {
@@ -70,6 +72,7 @@ LIMITS: Mapping[str, str] = {
     "workers": "more would leave workers idle",
     "prescribed": "resources.slots",
     "earlier": "chosen by an earlier version",
+    "untimed": "could not be timed",
 }
 """Why there are no more slots, as `plan` and the report say it."""
 

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from suite.results import Results
     from suite.tracking import Sweep
 
+UNTIMED_SECONDS = 1e-3
+"""Taken for a step of a trial that could not be timed."""
 Calibrate = Callable[[dict[str, dict[str, Any]]], dict[str, Timings]]
 """Measures shapes, by their keys; each with the arguments of `suite.calibration.measure`."""
 
@@ -319,7 +321,9 @@ class _Run:
             with self.observer.stage("looking at the nodes"):
                 self._check_nodes()
         with self.observer.stage("measuring how many trials to stack"):
-            costs = self.costs(partial(scheduling.calibrate, resources=needed), workers=num_workers)
+            costs = self.costs(
+                partial(scheduling.calibrate, resources=needed, notice=self.observer.notice), workers=num_workers
+            )
         lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
         self._keep_slots(costs)
         watch = _Watch(self, lanes, costs, delivery)
@@ -576,9 +580,10 @@ def _timings(
     }
     if unknown:
         measured = calibrate(unknown)
-        known |= measured
         if cache is not None:
             cache.add(measured)
+        guess = Timings({needed.slots or 1: UNTIMED_SECONDS}, "untimed")
+        known |= {key: measured.get(key, guess) for key in unknown}
     return known
 
 

@@ -273,20 +273,27 @@ def _measure(arguments: dict[str, Any]) -> Timings:
     return measure(settings, **arguments)
 
 
-def calibrate(requests: dict[str, dict[str, Any]], *, resources: Resources) -> dict[str, Timings]:
+def calibrate(
+    requests: dict[str, dict[str, Any]], *, resources: Resources, notice: Callable[[str], None]
+) -> dict[str, Timings]:
     """Timings by shape key, each measured in a task with the resources that its lanes will have.
+
+    A shape whose measuring fails is left out, with a notice: training it will show which of its trials is to blame.
 
     Raises:
         ValueError: a trial cannot be made from its settings.
     """
     task = _measure.options(**_request(resources))
-    try:
-        costs = ray.get([task.remote(arguments) for arguments in requests.values()])
-    except RayTaskError as error:
-        if isinstance(error.cause, ValueError):
-            raise ValueError(str(error.cause)) from None
-        raise
-    return dict(zip(requests, costs, strict=True))
+    references = {key: task.remote(arguments) for key, arguments in requests.items()}
+    timings = {}
+    for key, reference in references.items():
+        try:
+            timings[key] = ray.get(reference)
+        except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, ValueError):
+                raise ValueError(str(error.cause)) from None
+            notice(f"A shape of trial could not be timed, and trains with few slots: {failure_of(error).words}")
+    return timings
 
 
 @ray.remote(max_retries=0, num_cpus=0)

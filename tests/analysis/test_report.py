@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
@@ -172,15 +173,41 @@ def test_the_fit_in_the_report_is_the_fit_of_its_frame(full: Path, tmp_path: Pat
     assert own.parameters["a"].value == fitted.fit.parameters["a"].value
 
 
+def undated(page: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE", page)
+
+
 def test_a_report_written_again_differs_in_its_date_alone(full: Path, tmp_path: Path):
     pages = []
     for name in ("one", "two"):
         shutil.copytree(full, tmp_path / name)
         write_report(tmp_path / name, command="stillpoint run x.yaml")
-        pages.append(re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE", (tmp_path / name / "report.html").read_text()))
+        pages.append(undated((tmp_path / name / "report.html").read_text()))
     assert pages[0] == pages[1]
     figures = [{p.name: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in ("one", "two")]
     assert figures[0] == figures[1]
+
+
+def test_figures_are_drawn_anew_only_where_something_changed(full: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(full, folder)
+    first = write_report(folder, command="x").path.read_text()
+
+    def drawn_at() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
+
+    before = drawn_at()
+    again = write_report(folder, command="x").path.read_text()
+    assert drawn_at() == before
+    assert undated(again) == undated(first)
+    (folder / "figures" / "laws.pdf").unlink()
+    write_report(folder, command="x")
+    assert all(drawn_at()[name] > moment for name, moment in before.items())
+    before = drawn_at()
+    trials = pq.read_table(folder / "trials.parquet")
+    pq.write_table(trials.slice(0, trials.num_rows - 1), folder / "trials.parquet")
+    write_report(folder, command="x")
+    assert all(drawn_at()[name] > moment for name, moment in before.items())
 
 
 def test_a_report_written_later_still_tells_the_command_of_the_run(full: Path, tmp_path: Path):

@@ -67,6 +67,23 @@ def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(term
     check_complete(terminal, "deadly", undisturbed)
 
 
+def test_a_trial_that_kills_its_worker_while_it_is_timed_fails_alone_too(terminal: Terminal):
+    rng = np.random.default_rng(0)
+    for name in ("good", "deadly"):
+        np.savez(terminal.folder / f"{name}.npz", query=rng.normal(size=(8, 4)), key=rng.normal(size=(8, 4)))
+    terminal.write("deadly.yaml", DEADLY.replace("[good.npz, deadly.npz]", "[deadly.npz, good.npz]"))
+    faulty = terminal.folder / "fault"
+    faulty.mkdir()
+    (faulty / "sitecustomize.py").write_text(FAULT.replace("DEATH", DEATHS["segfault"]))
+    terminal.environment["PYTHONPATH"] = str(faulty)
+    output = terminal("run", "deadly.yaml", expect=1)
+    assert "could not be timed" in output
+    assert "Traceback" not in output
+    frame = pd.read_parquet(terminal.folder / "results" / "deadly" / "trials.parquet").set_index(["data.path", "seed"])
+    assert frame.loc["good.npz"].status.tolist() == ["finished"] * 2
+    assert frame.loc["deadly.npz"].status.tolist() == ["failed"] * 2
+
+
 def training(pid: int) -> list[int]:
     """Workers of this driver that train a lane."""
 
