@@ -1,10 +1,12 @@
 """What `stillpoint doctor` says of this machine, and of real nodes that differ in one thing each."""
 
 import os
+import re
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,16 @@ def test_a_database_of_mlflow_is_looked_at_and_not_changed(tmp_path: Path) -> No
     assert store.problem is None
     assert (tmp_path / "mlflow.db").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_gpus_are_shown_and_told_where_pytorch_cannot_use_them(terminal: Terminal) -> None:
+    tool = terminal.write("nvidia-smi", "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 80995 MiB, 81559 MiB'\n")
+    tool.chmod(0o755)
+    terminal.environment["PATH"] = f"{terminal.folder}{os.pathsep}{os.environ['PATH']}"
+    is_for_cpus = version("torch").endswith("+cpu")
+    output = terminal("doctor", "--tracking-uri", "none", expect=int(is_for_cpus))
+    assert "NVIDIA H100 80GB HBM3, 79 of 80 GiB free" in re.sub(r"[\s│]+", " ", output)
+    assert ("PyTorch there is a build for CPUs" in words(output)) == is_for_cpus
 
 
 def test_a_home_that_cannot_be_written_is_told(terminal: Terminal) -> None:
