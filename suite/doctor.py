@@ -15,6 +15,7 @@ from rich.text import Text
 
 from suite.delivery import NOWHERE
 from suite.nodes import CLOCK_SECONDS, NodeReport, clock_words, inspect, new_probes, versions
+from suite.redaction import redacted
 from suite.storage import Folder
 from suite.tracking import Store, default_tracking_uri, examine_store
 
@@ -162,7 +163,7 @@ def show(found: Examination, console: Console) -> None:
         state = found.store.problem or found.store.is_there
         console.print(f"tracking  {found.store.uri}: {state}", highlight=False, markup=False)
     for problem in found.problems:
-        console.print(Text(problem.what, "red"), Text(f"\n  -> {problem.remedy}", "default"), sep="")
+        console.print(Text(redacted(problem.what), "red"), Text(f"\n  -> {problem.remedy}", "default"), sep="")
     if not found.problems:
         console.print("All is well.")
 

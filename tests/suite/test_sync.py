@@ -113,6 +113,18 @@ def test_a_server_that_is_killed_and_comes_back_gets_all_while_training_goes_on(
     check_points(terminal, server.uri)
 
 
+def test_a_server_that_is_away_at_the_start_gets_all_once_it_is_there(
+    terminal: Terminal, server: MlflowServer, calm: dict[str, pd.DataFrame]
+):
+    server.kill()
+    process = started(terminal, server.uri)
+    wait_for_commits(terminal, process)
+    server.start()
+    assert "not in it" not in finished(process)
+    check_complete(terminal, "sweep", calm, tracking_uri=server.uri)
+    check_points(terminal, server.uri)
+
+
 def test_the_end_of_a_sweep_waits_for_a_server_that_is_on_its_way_back(
     terminal: Terminal, server: MlflowServer, calm: dict[str, pd.DataFrame]
 ):
