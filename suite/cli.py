@@ -7,12 +7,15 @@ import json
 import shlex
 import sys
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from suite.redaction import redacted
 
 if TYPE_CHECKING:
     from analysis.report import Report
@@ -36,6 +39,8 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Profile = Annotated[str | None, typer.Option(help="Apply the overrides of this name in the file.")]
 ResultsDir = Annotated[Path, typer.Option("--results", help="Where results folders are made.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.1:6379; local when left out.")]
+
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow; where the last run wrote when left out.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -126,6 +131,34 @@ def status(folder: Folder) -> None:
 
 
 @app.command()
+def sync(folder: Folder, tracking_uri: TrackingUri = None) -> None:
+    """Deliver to MLflow what the results have and it has not; nothing comes twice."""
+    from suite.progress import TerminalObserver
+    from suite.sync import sync as deliver
+
+    console = Console()
+    synced = deliver(folder, tracking_uri=tracking_uri, observer=TerminalObserver(console))
+    console.print(synced.words, highlight=False, markup=False)
+    if synced.problem:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def doctor(
+    address: Address = None,
+    results: ResultsDir = Path("results"),
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out.")] = None,
+) -> None:
+    """Print what every node has, and what is wrong with it: versions, GPUs, memory, clock, storage, MLflow."""
+    from suite.doctor import examine, show
+
+    found = examine(address=address, results=results, tracking_uri=tracking_uri)
+    show(found, Console())
+    if found.problems:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def report(folder: Folder) -> None:
     """Fit the laws and write the report again."""
     from analysis.report import write_report
@@ -193,7 +226,8 @@ def _closing_table(report: Report, console: Console) -> None:
 
 
 def _command() -> str:
-    return shlex.join(["stillpoint", *sys.argv[1:]])
+    """As the user typed it, without its secrets."""
+    return shlex.join(redacted(word) for word in ("stillpoint", *sys.argv[1:]))
 
 
 def _short(path: Path) -> Path:
@@ -204,7 +238,7 @@ def main() -> None:
     """Run a command; bad input ends with one message and exit code 2."""
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except Exception as error:
         sys.exit(_fail(error))
 
@@ -213,12 +247,18 @@ def _fail(error: Exception) -> int:
     """Say what went wrong; the exit code tells which kind it was. A defect of Stillpoint keeps its traceback."""
     from suite.failures import UnfinishedError
 
+    if hasattr(error, "show") and hasattr(error, "message"):  # of the command line itself, and quotes it
+        error.message = redacted(error.message)
+        error.show()
+        return BAD_INPUT
+    words = redacted(f"stillpoint: {error}")
     if isinstance(error, UnfinishedError):
-        print(f"stillpoint: {error}", file=sys.stderr)
+        print(words, file=sys.stderr)
         print("What was done is kept. The same command goes on from here.", file=sys.stderr)
         return SOME_FAILED
     kind = type(error).__name__
     if kind not in ("LockedError", "ClusterError") and not isinstance(error, ValueError | OSError):
-        raise error
-    print(f"stillpoint: {error}", file=sys.stderr)
+        print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        return SOME_FAILED
+    print(words, file=sys.stderr)
     return LOCKED if kind == "LockedError" else BAD_INPUT

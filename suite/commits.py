@@ -134,10 +134,7 @@ def decode_state(source: Path | BinaryIO, trial_id: str) -> State:
         names = [name for name in archive.namelist() if name.startswith(prefix)]
         if not names:
             raise KeyError(trial_id)
-        return {
-            name.removeprefix(prefix).removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
-            for name in names
-        }
+        return {name.removeprefix(prefix).removesuffix(".npy"): _decode_array(archive.read(name)) for name in names}
 
 
 @contextmanager
@@ -174,3 +171,8 @@ def _encode_array(value: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, value, allow_pickle=False)
     return buffer.getvalue()
+
+
+def _decode_array(content: bytes) -> np.ndarray:
+    """What `_encode_array` wrote, and nothing else that NumPy can load: no pickle, which would run code, no archive."""
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from suite.commits import Commit
+from suite.redaction import HIDDEN, redacted
 from suite.results import Results
 from suite.tables import Row
-from suite.tracking import CURVES, Sweep, Tracker, TrialUpdate, default_tracking_uri, redacted, sqlite_file
+from suite.tracking import (
+    CURVES,
+    PATIENCE_SECONDS,
+    Sweep,
+    Tracker,
+    TrialUpdate,
+    default_tracking_uri,
+    sqlite_file,
+)
 from suite.trials import ENDED, Trial, flat_settings
 
 SUMMARY = (
@@ -78,7 +88,7 @@ class Delivery:
 
     @property
     def _mark(self) -> str:
-        return hashlib.sha256(self._uri.encode()).hexdigest()[:12]
+        return hashlib.sha256(self.public_uri.encode()).hexdigest()[:12]
 
     @property
     def up_to_date(self) -> bool:
@@ -127,7 +137,8 @@ class Delivery:
         files = [self._root / name for name in ARTIFACTS if (self._root / name).exists()]
         status = "interrupted" if interrupted else "failed" if set(counts) - set(ENDED) else "finished"
         self._tracker.finish(files, status, {f"trials_{name}": float(number) for name, number in counts.items()})
-        self._tracker.close(timeout=60 + 0.2 * self._tracker.pending())
+        patience = 0.0 if interrupted else PATIENCE_SECONDS
+        self._tracker.close(timeout=60 + patience + 0.2 * self._tracker.pending(), patience=patience)
         if self._tracker.problem is None:
             self._delivered.append(self._mark)
 
@@ -138,8 +149,13 @@ class Delivery:
 
     @property
     def problem(self) -> str | None:
-        """What is not in MLflow, in a sentence."""
-        return None if self._tracker is None else self._tracker.problem
+        """What is not in MLflow, and what to do."""
+        if self._tracker is None or self._tracker.problem is None:
+            return None
+        command = f"stillpoint sync {shlex.quote(str(self._root))}"
+        if HIDDEN in self.public_uri:
+            command += " --tracking-uri URI"
+        return f"{self._tracker.problem} The results folder has it all; `{command}` delivers what is missing."
 
     def _update(self, trial_id: str, records: Sequence[Mapping[Any, Any]], running: Container[str] = ()) -> TrialUpdate:
         trial, known = self._trials[trial_id], self._saved.outcome(trial_id)
@@ -159,6 +175,14 @@ class Delivery:
             started_ms=_milliseconds(known.get("started_at")),
             ended_ms=ended_ms,
         )
+
+
+def kept_uri(given: str | None) -> str | None:
+    """What a results folder remembers of a tracking URI: nothing secret, and a database by its absolute path."""
+    database = None if given is None else sqlite_file(given)
+    if database is not None and not database.is_absolute():
+        return f"sqlite:///{database.absolute()}"
+    return None if given is None else redacted(given)
 
 
 def _milliseconds(moment: str | None) -> int | None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,8 @@ from suite.storage import Folder
 
 DECISIVE = ("stillpoint", "torch", "numpy", "ray")
 """Packages of which numbers, or the way they travel, depend on the version."""
+CLOCK_SECONDS = 5.0
+"""Clocks that differ by more spoil the times of records, and then the sign of life by which a run keeps its folder."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,17 @@ class NodeReport:
     total_memory: int
     """Bytes of main memory."""
     gpus: tuple[str, ...]
-    """Name and memory of each."""
+    """Name, free and whole memory of each."""
+    has_cuda: bool
+    """Whether its PyTorch is not one that was built for CPUs alone."""
     clock: float
     """Its seconds since the epoch, when it was asked."""
     storage: str | None
     """What keeps it from writing results; None if nothing does."""
+    clock_ahead: float = 0.0
+    """Seconds that its clock is at least ahead of the driver's, or behind if negative."""
+    gpus_in_ray: float | None = None
+    """What Ray has to give of them; None where Ray was not asked."""
 
 
 @lru_cache
@@ -79,8 +88,8 @@ def not_shared(root: Path) -> str:
     return f"does not see the driver's files in {root}: put results into a folder that all nodes share, or a bucket"
 
 
-def inspect(root: Path, mark: str, node: str) -> NodeReport:
-    """This node; `mark` is an object of the results folder that the driver wrote. Leaves `probes/NODE` there, for the
+def inspect(root: Path, mark: str, probes: str, node: str) -> NodeReport:
+    """This node; `mark` is an object of the results folder that the driver wrote. Leaves `PROBES/NODE` there, for the
     driver to see."""
     free, total = _memory()
     return NodeReport(
@@ -91,24 +100,49 @@ def inspect(root: Path, mark: str, node: str) -> NodeReport:
         free_memory=free,
         total_memory=total,
         gpus=_gpus(),
+        has_cuda=_has_cuda(),
+        storage=_storage_problem(Folder(root), mark, f"{probes}/{node}"),
         clock=time.time(),
-        storage=_storage_problem(Folder(root), mark, node),
     )
 
 
-def _storage_problem(folder: Folder, mark: str, node: str) -> str | None:
+def _storage_problem(folder: Folder, mark: str, probe: str) -> str | None:
     try:
         if not folder.exists(mark):
             return not_shared(folder.root)
-        folder.write(probe(node), node.encode())
-        return None if folder.read(probe(node)) == node.encode() else f"reads other than it wrote in {folder.root}"
+        folder.write(probe, probe.encode())
+        return None if folder.read(probe) == probe.encode() else f"reads other than it wrote in {folder.root}"
     except Exception as error:
         return f"cannot write to {folder.root} ({type(error).__name__}: {error})"
 
 
-def probe(node: str) -> str:
-    """Name of what a node writes to show that it can."""
-    return f"probes/{node}"
+def new_probes() -> str:
+    """A folder for what nodes write to show that they can: each caller has its own, and others may ask meanwhile."""
+    return f".probes-{uuid.uuid4().hex}"
+
+
+def clock_ahead(clock: float, *, asked: float, answered: float) -> float:
+    """Seconds that a node's clock is ahead of the driver's, or behind if negative, as far as that can be told.
+
+    A node reads its clock at some time between the question and the answer: it may have had to start a process first.
+    """
+    return min(0.0, clock - asked) + max(0.0, clock - answered)
+
+
+def clock_words(report: NodeReport) -> str | None:
+    """What is wrong with a node's clock; None if nothing that can be told is."""
+    if abs(report.clock_ahead) < CLOCK_SECONDS:
+        return None
+    which = "ahead of" if report.clock_ahead > 0 else "behind"
+    return f"its clock is at least {abs(report.clock_ahead):.0f} s {which} the driver's"
+
+
+def _has_cuda() -> bool:
+    """Whether PyTorch is there, and no build for CPUs alone."""
+    try:
+        return not version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
 
 
 def _memory() -> tuple[int, int]:

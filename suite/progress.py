@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from suite.redaction import redacted
+
 
 class Observer:
     """Hears from a run, and by default says nothing."""
@@ -38,7 +40,7 @@ class TerminalObserver(Observer):
 
     def notice(self, words: str) -> None:
         """Print the sentence."""
-        self._console.print(words, highlight=False, markup=False)
+        self._console.print(redacted(words), highlight=False, markup=False)
 
     @contextmanager
     def stage(self, words: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from suite.commits import Address, Commit, decode
 from suite.measurement.certificate import STATIONARY, Levels, kind_of
+from suite.redaction import redacted
 from suite.storage import DamagedError, Folder
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row
 from suite.training.records import is_record_step, record_steps
@@ -296,7 +297,7 @@ class Results:
         self._saved_ids = None
         known = self.outcomes.get(trial_id, {})
         kept: Row = {key: known[key] for key in ("checkpoint", "steps", "wall_seconds") if key in known}
-        self.outcomes[trial_id] = {**kept, "status": "failed", "error": error, "log_path": log_path}
+        self.outcomes[trial_id] = {**kept, "status": "failed", "error": redacted(error), "log_path": log_path}
 
     def outcome(self, trial_id: str) -> Row:
         """What is known of a trial."""

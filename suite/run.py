@@ -37,6 +37,7 @@ from suite.lanes import (
 )
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
+from suite.redaction import redacted
 from suite.storage import DamagedError, Folder, Lock, locked
 from suite.timings import TimingCache
 from suite.trials import ENDED, Expansion, Task, Trial, expand, is_trained, lacks_measurement, missing
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from suite.delivery import Delivery
     from suite.orders import Order, Progress
     from suite.results import Results
+    from suite.tracking import Sweep
 
 UNTIMED_SECONDS = 1e-3
 """Taken for a step of a trial that could not be timed."""
@@ -121,7 +123,7 @@ def run(
     with locked(folder) as lock, interruption() as stopped:
         saved = Results.open(folder)
         job = _Run(experiment, expansion, folder, saved, lock, observer)
-        job.command = command or f"stillpoint run {experiment.name}.yaml"
+        job.command = redacted(command) if command else f"stillpoint run {experiment.name}.yaml"
         job.report = report
         return job.complete(address, tracking_uri, stopped)
 
@@ -170,7 +172,7 @@ class _Run:
     ) -> None:
         self.experiment, self.trials, self.folder, self.saved = experiment, expansion.trials, folder, saved
         self._lock, self.epoch, self.observer = lock, max(lock.epoch, saved.next_epoch), observer
-        self.sweep = _read_sweep(folder, experiment) | {"num_trials": len(self.trials)}
+        self.sweep = read_sweep(folder, experiment) | {"num_trials": len(self.trials)}
         files = contents(trial.settings.data for trial in self.trials)
         check_unchanged(files, self.sweep.get("files", {}), results=folder.root)
         self.sweep["files"] = self.sweep.get("files", {}) | files
@@ -232,18 +234,10 @@ class _Run:
         stopped: Callable[[], bool],
     ) -> Summary:
         """Train, merge, deliver to MLflow, report."""
-        from suite.delivery import Delivery
-        from suite.tracking import Sweep
+        from suite.delivery import Delivery, kept_uri
 
-        experiment = self.experiment
-        sweep = Sweep(
-            self.sweep["sweep_id"],
-            experiment.name,
-            experiment.description,
-            tuple(swept_paths(experiment)),
-            experiment_yaml(experiment),
-        )
-        delivered = self.sweep["delivered"]
+        self.sweep["tracking_uri"] = kept_uri(tracking_uri)
+        sweep, delivered = described(self.experiment, self.sweep["sweep_id"]), self.sweep["delivered"]
         delivery = Delivery(self.trials, self.saved, sweep, tracking_uri=tracking_uri, delivered=delivered)
         with ExitStack() as connections:  # Ray takes a second to end, so that comes last
             try:
@@ -371,7 +365,7 @@ class _Run:
             ClusterError: one does not.
         """
         from suite import scheduling
-        from suite.nodes import differences, versions
+        from suite.nodes import clock_words, differences, versions
 
         reports, silent = scheduling.inspect_nodes(self.folder, self._lock.name)
         problems = [
@@ -381,8 +375,11 @@ class _Run:
         ]
         if problems:
             raise scheduling.ClusterError("; ".join(problems) + ". `stillpoint doctor` shows all nodes")
-        if silent:
-            self.observer.notice(f"{len(silent)} nodes did not answer in time: {', '.join(silent)}")
+        for address, words in silent.items():
+            self.observer.notice(f"node {address} {words}")
+        for report in reports:
+            if late := clock_words(report):
+                self.observer.notice(f"node {report.host}: {late}")
 
     def _order(self, lane: Lane, ray_version: dict[str, str]) -> Order:
         from suite.nodes import versions
@@ -433,7 +430,7 @@ class _Run:
 
     def write_sweep(self) -> None:
         """Keep what the folder must remember beside its tables."""
-        self.folder.write("sweep.json", json.dumps(self.sweep, indent=1).encode())
+        write_sweep(self.folder, self.sweep)
 
     def _report(self) -> Report:
         from analysis.report import write_report
@@ -596,10 +593,15 @@ def saved_slots(folder: Folder, experiment: Experiment) -> dict[str, Cost]:
     Raises:
         ResultsError: the file that has them is damaged.
     """
-    return read_costs(_read_sweep(folder, experiment).get("slots")) if folder.exists("sweep.json") else {}
+    return read_costs(read_sweep(folder, experiment).get("slots")) if folder.exists("sweep.json") else {}
 
 
-def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
+def read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
+    """What the folder remembers beside its tables; begun where there is nothing.
+
+    Raises:
+        ResultsError: the file that has it is damaged.
+    """
     from suite.results import ResultsError
 
     if folder.exists("sweep.json"):
@@ -612,8 +614,21 @@ def _read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
             ) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
     sweep = {"sweep_id": uuid.uuid4().hex, "name": experiment.name, "created": created, "slots": {}, "delivered": []}
-    folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
+    write_sweep(folder, sweep)
     return sweep
+
+
+def write_sweep(folder: Folder, sweep: Mapping[str, Any]) -> None:
+    """Keep what the folder must remember beside its tables."""
+    folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
+
+
+def described(experiment: Experiment, sweep_id: str) -> Sweep:
+    """The sweep as MLflow shows it."""
+    from suite.tracking import Sweep
+
+    axes = tuple(swept_paths(experiment))
+    return Sweep(sweep_id, experiment.name, experiment.description, axes, experiment_yaml(experiment))
 
 
 def swept_paths(experiment: Experiment) -> list[str]:

@@ -27,8 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from suite.experiment import Resources
 from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of, is_out_of_memory
 from suite.lanes import Timings
-from suite.nodes import NodeReport, check_fit, inspect, not_shared, probe
+from suite.nodes import NodeReport, check_fit, clock_ahead, inspect, new_probes, not_shared
 from suite.orders import Begun, Order, Progress
+from suite.redaction import redacted
 from suite.storage import Folder
 from suite.trials import Task
 
@@ -41,9 +42,9 @@ MOST_FRUITLESS = 3
 such as memory that a neighbour took."""
 CONNECT_SECONDS = 10.0
 TOKEN_ADVICE = (
-    "A cluster with a token wants RAY_AUTH_MODE=token here, and its token in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; "
-    "`stillpoint doctor --address` says what else differs."
+    "A cluster with a token wants RAY_AUTH_MODE=token here, and its token in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 )
+DOCTOR_ADVICE = "; `stillpoint doctor --address` says what else differs."
 INSPECT_SECONDS = 60.0
 """How long a node may take to describe itself: it has to start a process for that."""
 HEAD_SECONDS = 25.0
@@ -83,16 +84,17 @@ def check_address(address: str) -> None:
     """See that a cluster answers: Ray itself tries for minutes.
 
     Raises:
-        ClusterError: none does, or the address needs a client that streams.
+        ValueError: that is no address, or one that needs a client that streams.
+        ClusterError: no cluster answers there.
     """
     if address.startswith("ray://"):
-        raise ClusterError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
+        raise ValueError(f"{address}: ray:// loses results when the client goes; use `ray job submit` on the cluster")
     if address == "auto":
         with connected(address):
             return
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
-        raise ClusterError(f"--address {address}: write auto, or HOST:PORT such as 10.0.0.1:6379")
+        raise ValueError(f"--address {address}: write auto, or HOST:PORT such as 10.0.0.1:6379")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
@@ -129,6 +131,7 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _retitle()
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
     try:
         with _own_sigterm():
@@ -143,11 +146,21 @@ def connected(address: str | None) -> Iterator[None]:
     except (OSError, RayError, RuntimeError, ValueError) as error:
         if address is None:
             raise ClusterError(f"Ray cannot be started on this machine: {error}") from None
-        raise ClusterError(f"no Ray at {address} that lets this process in: {error}. {TOKEN_ADVICE}") from None
+        raise ClusterError(
+            f"no Ray at {address} that lets this process in: {error}. {TOKEN_ADVICE}{DOCTOR_ADVICE}"
+        ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _retitle() -> None:
+    """Hide secrets in this process's title: Ray shows it on its dashboard and writes it into its logs."""
+    with suppress(OSError):
+        words = Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode(errors="replace").split("\0")
+        if (title := " ".join(map(redacted, words))) != " ".join(words):
+            ray._raylet.setproctitle(title)
 
 
 def num_lanes_at_once(resources: Resources) -> int:
@@ -312,31 +325,51 @@ def calibrate(
 
 
 @ray.remote(max_retries=0, num_cpus=0)
-def _inspect(root: Any, mark: str) -> NodeReport:
-    return inspect(root, mark, ray.get_runtime_context().get_node_id())
+def _inspect(root: Any, mark: str, probes: str) -> NodeReport:
+    return inspect(root, mark, probes, ray.get_runtime_context().get_node_id())
 
 
-def inspect_nodes(folder: Folder, mark: str) -> tuple[list[NodeReport], list[str]]:
-    """Every node's report, and the addresses of those that did not answer in time; `mark` is an object of the folder
-    that the driver wrote."""
-    hosts = {}
+def inspect_nodes(folder: Folder, mark: str) -> tuple[list[NodeReport], dict[str, str]]:
+    """Every node's report, and why others gave none, by their addresses; `mark` is an object of the folder that the
+    driver wrote."""
+    probes, asked = new_probes(), {}
     for node in ray.nodes():
         if node["Alive"]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            hosts[_inspect.options(scheduling_strategy=there).remote(folder.root, mark)] = node
-    ready, _ = ray.wait(list(hosts), num_returns=len(hosts), timeout=INSPECT_SECONDS)
-    reports, silent = [], [node["NodeManagerAddress"] for reference, node in hosts.items() if reference not in ready]
-    for reference in ready:
+            reference = _inspect.options(scheduling_strategy=there).remote(folder.root, mark, probes)
+            asked[reference] = (node, time.time())
+    reports, silent, waiting = [], {}, list(asked)
+    until = time.monotonic() + INSPECT_SECONDS
+    while waiting:
+        ready, waiting = ray.wait(waiting, timeout=max(0.0, until - time.monotonic()))
+        if not ready:
+            break
+        node, then = asked[ready[0]]
         try:
-            report = ray.get(reference)
-        except RayError:
-            silent.append(hosts[reference]["NodeManagerAddress"])
-            continue
-        if report.storage is None and not folder.exists(probe(report.node)):
-            report = replace(report, storage=not_shared(folder.root))
-        reports.append(report)
-    folder.delete(folder.names("probes"))
-    return reports, silent
+            reports.append(_seen(ray.get(ready[0]), node, then, folder, probes))
+        except RayError as error:
+            silent[node["NodeManagerAddress"]] = _cannot_report(error)
+    for reference in waiting:
+        silent[asked[reference][0]["NodeManagerAddress"]] = f"gave no answer in {INSPECT_SECONDS:.0f} s"
+        ray.cancel(reference, force=True)
+    folder.delete(folder.names(probes))
+    return sorted(reports, key=lambda report: (report.host, report.node)), silent
+
+
+def _seen(report: NodeReport, node: dict[str, Any], asked: float, folder: Folder, probes: str) -> NodeReport:
+    """A node's report with what the driver alone can see of it."""
+    ahead = clock_ahead(report.clock, asked=asked, answered=time.time())
+    report = replace(report, clock_ahead=ahead, gpus_in_ray=node["Resources"].get("GPU", 0.0))
+    if report.storage is None and not folder.exists(f"{probes}/{report.node}"):
+        return replace(report, storage=not_shared(folder.root))
+    return report
+
+
+def _cannot_report(error: RayError) -> str:
+    """Why a node cannot, in a line: most likely it lacks this package."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "ModuleNotFoundError" in line or "ImportError" in line]
+    return f"cannot say how it is ({(telling or lines or [type(error).__name__])[-1]})"
 
 
 class _Head:

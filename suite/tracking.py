@@ -3,7 +3,7 @@
 The parent run is the sweep, a child run is a trial. Both are found by their tags before they are created; a metric
 point is written once per step; params are written once. Trials that wait are written in one transaction, because
 MLflow's time goes into sessions and commits. The results folder stays the truth: when MLflow is away or
-refuses, training goes on, and the next run of the same command delivers what is missing.
+refuses, training goes on, and `stillpoint sync` or the next run of the same command delivers what is missing.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from suite.one_transaction import one_transaction
+from suite.redaction import redacted, without_secrets_of
 from suite.storage import process_lives
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ UNFINISHED = ".mlflow-unfinished."
 GATHER_SECONDS = 0.5
 MOST_TOGETHER = 10
 """Trials written in one transaction: more of them would keep other writers of the same database waiting."""
-ATTEMPTS_WHEN_CLOSING = 3
+ATTEMPTS_WHEN_CLOSING, RETRY_SECONDS_WHEN_CLOSING = 3, 5.0
+PATIENCE_SECONDS = 60.0
+"""How long the end of a sweep waits for a server that was there before: it may be on its way back from a restart."""
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 
 # A request repeated inside the HTTP layer could create a run twice when only the answer was lost, so it is this
@@ -123,12 +126,6 @@ def default_tracking_uri(results_dir: Path | str) -> str:
     return f"sqlite:///{Path(results_dir).resolve() / 'mlflow.db'}"
 
 
-def redacted(text: str) -> str:
-    """The text with the passwords of its URLs hidden."""
-    text = re.sub(r"://([^:/@\s]*):\S*@", r"://\1:***@", text)
-    return re.sub(r"(?i)(password|passwd|pwd|token|secret)=[^&\s]+", r"\1=***", text)
-
-
 def is_browsable(step: int, records_per_decade: int) -> bool:
     """Whether MLflow shows this step: 0 and about three steps of the records grid per decade.
 
@@ -167,7 +164,8 @@ class Tracker:
         self._ending: _Ending | None = None
         self._refused: dict[str, str] = {}
         self._trouble: str | None = None
-        self._closing = self._abandoned = False
+        self._closing = self._abandoned = self._has_answered = False
+        self._patient_until = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -204,27 +202,26 @@ class Tracker:
 
     @property
     def problem(self) -> str | None:
-        """One sentence on what is not in MLflow and what to do, without passwords; None when all is well."""
+        """One sentence on what is not in MLflow, and why, without passwords; None when all is well."""
         with self._changed:
             missing = len(self._backlog) + len(self._refused)
             where = f"MLflow at {redacted(self._uri)}"
             if self._trouble:
                 what = f"{_trials(missing)} not" if missing else "the sweep's files and status are not"
-                return (
-                    f"{where} {self._trouble}; {what} in it yet, but the results folder is complete, "
-                    "and running the same command again delivers what is missing."
-                )
+                return f"{where} {self._trouble}; {what} in it yet."
             if self._refused:
                 trial_id, reason = next(iter(self._refused.items()))
-                return (
-                    f"{where} refused {_trials(missing)}, such as {trial_id} ({reason}); the results folder has them."
-                )
+                return f"{where} refused {_trials(missing)}, such as {trial_id} ({reason})."
             return None
 
-    def close(self, timeout: float = 60.0) -> None:
-        """Deliver what is left, for at most `timeout` seconds; give up earlier when MLflow is away."""
+    def close(self, timeout: float = 60.0, *, patience: float = 0.0) -> None:
+        """Deliver what is left, for at most `timeout` seconds; give up earlier when MLflow is away.
+
+        One that has answered before is waited for `patience` seconds.
+        """
         with self._changed:
             self._closing = True
+            self._patient_until = time.monotonic() + patience
             self._changed.notify_all()
         self._thread.join(timeout)
         with self._changed:
@@ -239,6 +236,7 @@ class Tracker:
             jobs: Sequence[Job] = ()
             try:
                 mirror = mirror or _Mirror.opened(self._uri, self._sweep, self._artifact_root)
+                self._has_answered = True
                 jobs = self._next_jobs(1 if suspects else MOST_TOGETHER)
                 if not jobs:
                     return
@@ -275,16 +273,21 @@ class Tracker:
         with self._changed:
             if len(jobs) == 1 and failures > 1 and _is_refusal(error):
                 (job,) = jobs
-                self._refused[job.trial_id if isinstance(job, TrialUpdate) else "the sweep itself"] = _reason(error)
+                what = job.trial_id if isinstance(job, TrialUpdate) else "the sweep itself"
+                self._refused[what] = _reason(error, self._uri)
                 self._done(jobs)
                 return False
-            self._trouble = f"cannot be written ({_reason(error)})"
-            if self._closing and failures >= ATTEMPTS_WHEN_CLOSING:
-                return True
-            delay = min(self._retry_seconds * 2 ** min(failures - 1, 16), self._retry_seconds_max)
+            self._trouble = f"cannot be written ({_reason(error, self._uri)})"
             closing = self._closing
+            if closing and failures >= ATTEMPTS_WHEN_CLOSING and not self._may_come_back():
+                return True
+            most = min(self._retry_seconds_max, RETRY_SECONDS_WHEN_CLOSING if closing else math.inf)
+            delay = min(self._retry_seconds * 2 ** min(failures - 1, 16), most)
             self._changed.wait_for(lambda: self._abandoned or self._closing != closing, delay)
             return False
+
+    def _may_come_back(self) -> bool:
+        return self._has_answered and time.monotonic() < self._patient_until
 
 
 @dataclass(frozen=True)
@@ -557,6 +560,60 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if found and path and path != ":memory:" else None
 
 
+@dataclass(frozen=True)
+class Store:
+    """A tracking store as it was found."""
+
+    uri: str
+    """Without passwords."""
+    is_there: str
+    """What answers, in a few words."""
+    problem: str | None = None
+    """Why nothing can be written there."""
+
+
+def examine_store(uri: str) -> Store:
+    """Whether runs can be written to a store, without writing anything."""
+    database, public = sqlite_file(uri), redacted(uri)
+    if database is not None and not database.exists():
+        return Store(public, "a database that the first run makes")
+    try:
+        if database is not None:
+            _check_is_mlflow(database)
+        client = _client(uri)
+        client.search_experiments(max_results=1)
+        return _store_of(uri, public)
+    except Exception as error:
+        return Store(public, "", f"cannot be used ({_reason(error, uri)})")
+
+
+def _store_of(uri: str, public: str) -> Store:
+    """What is known of a store that has let this process in."""
+    from mlflow import __version__
+
+    if not uri.startswith("http"):
+        return Store(public, f"MLflow {__version__} lets this process in")
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET", max_retries=0)
+    there = answer.text.strip() if answer.ok else ""
+    if not re.fullmatch(r"\d+\.\S+", there):
+        return Store(public, "a server that does not tell its version lets this process in")
+    problem = (
+        f"is MLflow {there}, and here is {__version__}" if there.split(".")[0] != __version__.split(".")[0] else None
+    )
+    return Store(public, f"MLflow {there} lets this process in", problem)
+
+
+def _check_is_mlflow(database: Path) -> None:
+    """Fail for a database without MLflow's tables, which MLflow itself would fill with them."""
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        known = connection.execute("select count(*) from sqlite_master where name = 'alembic_version'").fetchone()
+    if not known[0]:
+        raise ValueError("it is no database of MLflow's")
+
+
 def _probe(uri: str) -> None:
     """Fail at once for a database that cannot be opened: MLflow itself would retry for minutes without a word."""
     if uri.split(":")[0].split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}:
@@ -654,9 +711,9 @@ def _is_refusal(error: Exception) -> bool:
     return code in REFUSALS if code else not isinstance(error, OSError)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, uri: str) -> str:
     """The cause in a few words, without passwords."""
-    text = redacted(" ".join(str(getattr(error, "orig", error)).split()))
+    text = without_secrets_of(uri, " ".join(str(getattr(error, "orig", error)).split()))
     for pattern, reason in (
         (r"(?i)refused", "connection refused"),
         (r"(?i)timed out|timeout", "no answer in time"),

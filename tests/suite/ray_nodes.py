@@ -51,14 +51,21 @@ class RayNodes:
             self.end(name)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def add(self, name: str, *, num_cpus: int = 1, environment: dict[str, str] | None = None) -> str:
-        """Start a node; gives its id once it is alive."""
+    def add(
+        self,
+        name: str,
+        *,
+        num_cpus: int = 1,
+        environment: dict[str, str] | None = None,
+        within: tuple[str, ...] = (),
+    ) -> str:
+        """Start a node, by a command that runs the rest of its line if need be; gives its id once it is alive."""
         before = {node["NodeID"] for node in self.alive()} if self._processes else set()
         where = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
         where.append(f"--temp-dir={self._temporary}")
         options = where if not self._processes else [f"--address={self.address}"]
         ports = [f"--{which}={free_port()}" for which in ("dashboard-agent-listen-port", "metrics-export-port")]
-        command = [str(BIN / "ray"), "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
+        command = [*within, str(BIN / "ray"), "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         self._processes[name] = subprocess.Popen(
             command,
@@ -105,11 +112,17 @@ class RayNodes:
         below = [pid for process in self._processes.values() for pid in descendants(process.pid)]
         return [pid for pid in below if command_line(pid).startswith(b"ray::_train")]
 
+    def raylet(self, name: str) -> int:
+        """Process id of what manages a node."""
+        below = descendants(self._processes[name].pid)
+        (found,) = (pid for pid in below if command_line(pid).partition(b"\0")[0].endswith(b"/raylet"))
+        return found
+
     def kill_raylet(self, name: str) -> None:
         """Kill what manages a node, and see that the rest of the node ends by that."""
+        raylet = self.raylet(name)
         process = self._processes.pop(name)
         below = descendants(process.pid)
-        (raylet,) = (pid for pid in below if command_line(pid).partition(b"\0")[0].endswith(b"/raylet"))
         os.kill(raylet, signal.SIGKILL)
         try:
             process.wait(timeout=30)

@@ -142,7 +142,7 @@ def test_a_node_of_other_versions_is_refused_at_the_start_and_avoided_later(
     nodes.add("good")
     process = started(terminal, nodes.address)
     wait_until(lambda: running_lanes(nodes), seconds=90, process=process)
-    nodes.add("odd", environment={"PYTHONPATH": str(other)})
+    nodes.add("odd", environment={"PYTHONPATH": os.pathsep.join([str(other), os.environ.get("PYTHONPATH", "")])})
     output = finished(process)
     assert "numpy 1.0.0 where the driver has" in output
     check_complete(terminal, "sweep", calm)
