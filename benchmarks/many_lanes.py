@@ -27,7 +27,7 @@ from suite.loading import load_experiment
 from suite.nodes import versions
 from suite.orders import Order, Progress
 from suite.results import Results
-from suite.scheduling import Scheduler, attempted, new_board
+from suite.scheduling import Board, Scheduler, attempted, new_board
 from suite.storage import Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, table
 from suite.training.records import record_steps
@@ -40,16 +40,16 @@ MARK = "mark"
 
 
 @ray.remote(max_calls=0, max_retries=0)
-def _nothing(order: Any, board: Any) -> list[str]:
+def _nothing(order: Any, board: str) -> list[str]:
     return []
 
 
 @ray.remote(max_calls=0, max_retries=0)
-def _commit(order: Order, board: Any) -> list[str]:
+def _commit(order: Order, board: str) -> Progress:
     return attempted(order, board, commit_at_once)
 
 
-def commit_at_once(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> list[str]:
+def commit_at_once(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> Progress:
     """What a worker does for a lane, without training."""
     trial_id = order.tasks[0].trial_id
     rows = [{"trial_id": trial_id, "step": s, "loss": 1 / (1 + s), "final": s == STEPS} for s in steps_recorded()]
@@ -57,8 +57,7 @@ def commit_at_once(order: Order, report: Callable[[Progress], None], stopping: C
     commit = Commit(records=table(rows, RECORDS), outcomes=table([outcome], OUTCOMES), passages=PASSAGES.empty_table())
     name = Address(epoch=order.epoch, lane=order.lane, attempt=order.attempt, number=0).name
     Folder(order.root).write(name, encode(commit, {}))
-    report(Progress(order.lane, order.attempt, STEPS, {}, [name]))
-    return [name]
+    return Progress(order.lane, order.attempt, STEPS, {}, [name])
 
 
 def steps_recorded() -> list[int]:
@@ -131,14 +130,14 @@ def make_orders(root: Path, number: int) -> list[Order]:
     ]
 
 
-def seconds_of_tasks(orders: list[Order], board: Any) -> float:
+def seconds_of_tasks(orders: list[Order], board: Board) -> float:
     """Wall of so many empty Ray tasks, given to Ray all at once, with the same arguments."""
     began = time.monotonic()
-    ray.get([_nothing.options(num_cpus=1).remote(order, board) for order in orders])
+    ray.get([_nothing.options(num_cpus=1).remote(order, board.name) for order in orders])
     return time.monotonic() - began
 
 
-def seconds_of_lanes(orders: list[Order], board: Any, num_nodes: int) -> tuple[float, Kept]:
+def seconds_of_lanes(orders: list[Order], board: Board, num_nodes: int) -> tuple[float, Kept]:
     """Wall of so many lanes through the scheduler, and what the driver kept."""
     kept = Kept(Folder(orders[0].root))
     scheduler = Scheduler(

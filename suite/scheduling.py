@@ -11,10 +11,12 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,8 +205,8 @@ def _own_sigterm() -> Iterator[None]:
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class Board:
-    """Where lanes leave what is new; the driver takes it."""
+class News:
+    """The process of a board."""
 
     def __init__(self) -> None:
         self._news: list[Begun | Progress] = []
@@ -219,36 +221,62 @@ class Board:
         return news
 
 
-def new_board() -> Any:
+@dataclass(frozen=True)
+class Board:
+    """Where lanes leave what is new; the driver takes it. Lanes know it by name: a handle that comes and goes with each
+    lane makes the worker connect anew each time, which costs more than all else that a short lane does."""
+
+    name: str
+    actor: Any
+
+    def take(self) -> Any:
+        """A reference to all news since the last call."""
+        return self.actor.take.remote()
+
+
+def new_board() -> Board:
     """A board in a process of its own on the driver's node, which takes half a second to start."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    name = f"board-{uuid.uuid4().hex}"
+    return Board(name, News.options(scheduling_strategy=here, name=name).remote())  # type: ignore[attr-defined]
 
 
-Work = Callable[[Order, Callable[[Progress], None], Callable[[], bool]], list[str]]
-"""What a worker does for an order: it reports, asks whether to stop, and gives the names of its commits."""
+@lru_cache(maxsize=1)
+def _actor(name: str) -> Any:
+    """The board of this name, for lanes; kept by this process for the next ones."""
+    return ray.get_actor(name)
+
+
+def _post(board: str, news: Begun | Progress) -> None:
+    """Leave a hint; one that cannot be left is lost."""
+    with suppress(ValueError):
+        _actor(board).post.remote(news)
+
+
+Work = Callable[[Order, Callable[[Progress], None], Callable[[], bool]], Progress]
+"""What a worker does for an order: it reports, asks whether to stop, and says how far it came in the end."""
 
 
 @ray.remote(max_calls=0, max_retries=0)
-def _train(order: Order, board: Any) -> list[str]:
+def _train(order: Order, board: str) -> Progress:
     return attempted(order, board, _training)
 
 
-def _training(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> list[str]:
+def _training(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> Progress:
     from suite.worker import Attempt
 
     return Attempt(order, report=report, stopping=stopping).run()
 
 
-def attempted(order: Order, board: Any, work: Work) -> list[str]:
+def attempted(order: Order, board: str, work: Work) -> Progress:
     """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
     told: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
     try:
         node = ray.get_runtime_context().get_node_id()
-        board.post.remote(Begun(order.lane, order.attempt, node, _log_path()))
+        _post(board, Begun(order.lane, order.attempt, node, _log_path()))
         check_fit(order, node)
-        return work(order, board.post.remote, lambda: bool(told))
+        return work(order, partial(_post, board), lambda: bool(told))
     except Exception as error:
         if is_out_of_memory(error):  # the next attempt may come to this process, and must find room
             traceback.clear_frames(error.__traceback__)
@@ -388,7 +416,7 @@ class Scheduler:
         self,
         folder: Folder,
         sink: Sink,
-        board: Any,
+        board: Board,
         *,
         resources: Resources,
         num_workers: int,
@@ -423,7 +451,7 @@ class Scheduler:
 
     def _run(self, orders: list[Order]) -> bool:
         self._waiting.extend((order, ()) for order in orders)
-        news, next_look = self._board.take.remote(), 0.0
+        news, next_look = self._board.take(), 0.0
         while self._running or self._waiting:
             self._start_waiting()
             references = list(self._running)
@@ -432,7 +460,7 @@ class Scheduler:
                 self._end(reference)
             if ray.wait([news], timeout=0)[0]:
                 self._hear(news)
-                news = self._board.take.remote()
+                news = self._board.take()
             if (now := time.monotonic()) >= next_look:
                 next_look = now + POLL_SECONDS
                 if self._head.answers():
@@ -451,7 +479,7 @@ class Scheduler:
         task = self._task.options(**options)
         while self._waiting and len(self._running) < self._most_at_once:
             order, fruitless = self._waiting.popleft()
-            reference = task.remote(order, self._board)
+            reference = task.remote(order, self._board.name)
             self._running[reference] = _Running(order, fruitless)
 
     def _hear(self, news: Any) -> None:
@@ -493,12 +521,15 @@ class Scheduler:
         """A lane returned or died: its folder says what it did, and what is left is tried again."""
         running = self._running.pop(reference)
         order = running.order
-        failure = _failure(reference)
+        progress, failure = _ended(reference)
+        if progress is not None:
+            self._take(progress.commits)
+            self._sink.progressed(progress)
+            if not running.told_to_stop:
+                return
         before = {task.trial_id: task.step for task in order.tasks}
         accepted = self._folder.names(order.folder)
         self._take([name for name in accepted if name.endswith(".zip")])
-        if failure is None and not running.told_to_stop:
-            return
         left = [task for task in map(self._sink.remaining, order.tasks) if task is not None]
         self._sink.given_up(order.folder)
         if not left:
@@ -569,13 +600,12 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())  # there is no public way to ask
 
 
-def _failure(reference: Any) -> Failure | None:
-    """Why a task did not return; None if it did."""
+def _ended(reference: Any) -> tuple[Progress | None, Failure | None]:
+    """What a task returned, or why it did not."""
     try:
-        ray.get(reference)
+        return ray.get(reference), None
     except RayError as error:
-        return failure_of(error)
-    return None
+        return None, failure_of(error)
 
 
 def ray_version() -> str:

@@ -48,8 +48,8 @@ class Attempt:
         self._next_commit = time.monotonic() + COMMIT_SECONDS
         self._next_progress = 0.0
 
-    def run(self) -> list[str]:
-        """Train to the end or until told to stop; returns the names of the commits written."""
+    def run(self) -> Progress:
+        """Train to the end or until told to stop; returns how far it came, with the names of the commits written."""
         while not self._loop.done and not self._stopping():
             self._loop.run_chunk()
             now = time.monotonic()
@@ -58,11 +58,10 @@ class Attempt:
                 took = time.monotonic() - now
                 self._next_commit = time.monotonic() + max(COMMIT_SECONDS, 20 * took)
             if now >= self._next_progress:
-                self._tell()
+                self._report(self._progress())
                 self._next_progress = now + PROGRESS_SECONDS
         self._commit(stopping=not self._loop.done)
-        self._tell()
-        return self._commits
+        return self._progress()
 
     def _job(self, task: Task) -> Job:
         """From its checkpoint; from an earlier one if that is damaged, or else from its start."""
@@ -94,10 +93,10 @@ class Attempt:
         older = [name for name, order in found.items() if order < Address.parse(commit).order]
         return sorted(older, key=lambda name: found[name], reverse=True)
 
-    def _tell(self) -> None:
+    def _progress(self) -> Progress:
         loop, order = self._loop, self._order
         running, commits = loop.running_steps(), list(self._commits)
-        self._report(Progress(order.lane, order.attempt, loop.steps_done, running, commits, self._unreadable))
+        return Progress(order.lane, order.attempt, loop.steps_done, running, commits, self._unreadable)
 
     def _commit(self, *, stopping: bool = False) -> None:
         """All rows since the last commit, and every state needed to go on, as one object."""

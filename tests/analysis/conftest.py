@@ -40,7 +40,7 @@ def train(yaml: str, folder: Path) -> Path:
             measure=experiment.measure,
             keep_states=False,
         )
-        for name in Attempt(order, report=lambda progress: None, stopping=lambda: False).run():
+        for name in Attempt(order, report=lambda progress: None, stopping=lambda: False).run().commits:
             results.take(name)
     results.judge(experiment.levels)
     described = experiment.model_dump(include={"name", "description", "stationary_below", "budget", "laws"})

@@ -68,7 +68,7 @@ class Session:
             chunks_left -= number >= most_commits
             return chunks_left < 0
 
-        for name in Attempt(order, report=self.told.append, stopping=stopping).run():
+        for name in Attempt(order, report=self.told.append, stopping=stopping).run().commits:
             results.take(name)
         if merging:
             results.judge(experiment.levels)

@@ -71,7 +71,8 @@ def test_a_trial_that_kills_its_worker_while_it_is_timed_fails_alone_too(termina
     rng = np.random.default_rng(0)
     for name in ("good", "deadly"):
         np.savez(terminal.folder / f"{name}.npz", query=rng.normal(size=(8, 4)), key=rng.normal(size=(8, 4)))
-    terminal.write("deadly.yaml", DEADLY.replace("[good.npz, deadly.npz]", "[deadly.npz, good.npz]"))
+    never_timed = DEADLY.replace("width: 8", "width: 9")
+    terminal.write("deadly.yaml", never_timed.replace("[good.npz, deadly.npz]", "[deadly.npz, good.npz]"))
     faulty = terminal.folder / "fault"
     faulty.mkdir()
     (faulty / "sitecustomize.py").write_text(FAULT.replace("DEATH", DEATHS["segfault"]))
