@@ -71,6 +71,8 @@ class SimulatedHosts:
         _run("ip", "-n", name, "addr", "add", f"{self.address(index)}/24", "dev", inner)
         for device in (inner, "lo"):
             _run("ip", "-n", name, "link", "set", device, "up")
+        _run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")  # by this Ray finds its own address
+        _run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")  # by which Ray finds its own address
         layer = self.folder / f"layer{index}"
         layer.mkdir()
         script = BOOT.format(name=name, layer=layer, folder=self.folder, address=self.address(index))
