@@ -8,7 +8,7 @@ import time
 
 from benchmarks.saved import ROOT, asked_quick
 
-PARTS = ("peers", "ceiling", "step", "overheads", "growth", "bookkeeping", "gpu", "page")
+PARTS = ("peers", "ceiling", "step", "overheads", "growth", "bookkeeping", "many_lanes", "gpu", "page")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def page(parts: Figures, *, picture: str) -> str:
         "overheads": overheads,
         "growth": growth,
         "bookkeeping": bookkeeping,
+        "many_lanes": many_lanes,
         "gpu": gpu,
     }
     told = {
@@ -112,6 +114,17 @@ def _bookkeeping(parts: Figures) -> str:
     return " / ".join(f"{parts['bookkeeping'][name]:.1f} s" for name in ("plan", "rerun", "report"))
 
 
+def _above_a_task(parts: Figures) -> str:
+    lane, task = lane_and_task(parts["many_lanes"])
+    return f"{1000 * (lane - task):.1f} ms"
+
+
+def lane_and_task(figures: Figures) -> tuple[float, float]:
+    """Seconds of a lane through the scheduler and of an empty Ray task, medians of the rounds."""
+    lane, task = (statistics.median(figures[name]) / figures["lanes"] for name in ("lane_seconds", "task_seconds"))
+    return lane, task
+
+
 GOALS: list[tuple[str, str, Callable[[Figures], str]]] = [
     (
         "narrow sweep: wall per trial, from the command to the last row in Parquet and MLflow, against Ray Tune",
@@ -155,6 +168,16 @@ GOALS: list[tuple[str, str, Callable[[Figures], str]]] = [
         "10,000 trials of calibrated shapes: plan / run with nothing to do / analyse 60 records of each",
         "3 s / 15 s / 30 s",
         _bookkeeping,
+    ),
+    (
+        "2,000 trivial lanes through the scheduler over 20 nodes: wall per lane above an empty Ray task",
+        "at most 5 ms",
+        _above_a_task,
+    ),
+    (
+        "the same: the driver's memory from lane 1,000 to 2,000",
+        "less than 20 MB",
+        lambda parts: f"{max(parts['many_lanes']['grown']) / 1e6:.1f} MB",
     ),
     ("one H200: narrow sweep, against its trials one at a time on that GPU", "100x", _gpu_speed),
     ("one H200: fraction of the float32 GEMM rate, width 2048 and more", "0.70", _gpu_fraction),
@@ -271,6 +294,23 @@ def bookkeeping(figures: Figures) -> Figures:
     }
     rows = [[words, f"{figures[n]:.1f} s", f"{figures[f'{n}_cpu']:.1f} s"] for n, words in names.items()]
     return {"seconds": table(["command", "wall", "processor"], rows)}
+
+
+def many_lanes(figures: Figures) -> Figures:
+    """Milliseconds of a lane and of a task in each round, and megabytes."""
+    rows = [
+        [
+            number,
+            *(
+                f"{1000 * figures[name][number - 1] / figures['lanes']:.1f}"
+                for name in ("task_seconds", "lane_seconds")
+            ),
+            f"{figures['grown'][number - 1] / 1e6:.1f}",
+        ]
+        for number in range(1, 1 + len(figures["grown"]))
+    ]
+    head = ["round", "empty Ray task, ms", "lane, ms", "driver's memory in the second half, MB"]
+    return {"rounds": table(head, rows), "lanes": f"{figures['lanes']:,}", "nodes": figures["nodes"]}
 
 
 def gpu(figures: Figures) -> Figures:

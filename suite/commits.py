@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -140,6 +141,8 @@ def _damage_told(source: Path | BinaryIO) -> Iterator[None]:
 
 
 def _encode_table(content: pa.Table) -> bytes:
+    """Without the columns that hold nothing, of which there are many."""
+    content = content.select([i for i, column in enumerate(content.columns) if column.null_count < len(content)])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, content.schema) as writer:
         writer.write_table(content)
@@ -147,11 +150,16 @@ def _encode_table(content: pa.Table) -> bytes:
 
 
 def _decode_table(content: bytes, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of today's schema: one that an older writer did not know is null."""
+    """The table with the columns of today's schema: one that an older writer did not know, or left out, is null."""
     read = pa.ipc.open_file(pa.BufferReader(content)).read_all()
-    missing = pa.nulls(read.num_rows)
-    columns = [read[f.name] if f.name in read.column_names else missing.cast(f.type) for f in schema]
+    there = dict(zip(read.column_names, read.columns, strict=True))
+    columns = [there[f.name] if f.name in there else _nulls(read.num_rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
+
+
+@lru_cache(maxsize=64)
+def _nulls(number: int, kind: pa.DataType) -> pa.Array:
+    return pa.nulls(number, kind)
 
 
 def _encode_array(value: np.ndarray) -> bytes:

@@ -12,6 +12,9 @@ from rich.console import Console
 from suite.results import Results, ResultsError, read_table
 from suite.storage import Folder, owner
 
+FEW = 3
+"""Trials named where many ended for the same reason."""
+
 
 def show_status(root: Path, console: Console) -> None:
     """Print trials by status, failures, and who is writing.
@@ -35,10 +38,30 @@ def show_status(root: Path, console: Console) -> None:
     console.print(f"{root}: {words}", highlight=False)
     for path in saved.damaged:
         console.print(f"  {path} is damaged and does not count", highlight=False, markup=False)
-    for trial_id, row in saved.outcomes.items():
-        if row["status"] == "failed":
-            console.print(f"  {trial_id}: {row.get('error')}", highlight=False, markup=False)
+    for line in _unfinished_words(saved):
+        console.print(line, highlight=False, markup=False)
     console.print(_owner_words(folder), highlight=False)
+
+
+def _unfinished_words(saved: Results) -> list[str]:
+    """A line for each reason why trials ended without an end of their own, and where such a trial's worker printed."""
+    trials: dict[tuple[str, str], list[str]] = {}
+    logs: dict[tuple[str, str], str] = {}
+    for trial_id, row in saved.outcomes.items():
+        if row["status"] in ("failed", "timeout"):
+            reason = (row["status"], str(row.get("error")))
+            trials.setdefault(reason, []).append(trial_id)
+            if row.get("log_path"):
+                logs.setdefault(reason, row["log_path"])
+    lines = []
+    for (status, error), ids in sorted(trials.items()):
+        few = ", ".join(ids[:FEW]) + (", …" if len(ids) > FEW else "")
+        lines.append(
+            f"  {status}: {error} ({len(ids)} of them: {few})" if len(ids) > 1 else f"  {status}: {ids[0]}: {error}"
+        )
+        if log := logs.get((status, error)):
+            lines.append(f"    log of {'the first' if len(ids) > 1 else 'its worker'}: {log}")
+    return lines
 
 
 def _num_planned(folder: Folder) -> int:

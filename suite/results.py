@@ -70,8 +70,10 @@ class Stored:
             return bool(pq.read_schema(self.folder.path(self.name)).remove_metadata().equals(self.schema))
 
 
-Part = tuple[int, "pa.Table | Stored"]
-"""Rows and the turn in which they were taken in: later ones replace earlier ones."""
+Part = tuple["int | None", "pa.Table | Stored"]
+"""Rows and the turn in which they were taken in: later ones replace earlier ones. Gathered ones have it as a column."""
+MOST_PARTS = 64
+"""Tables of so many commits are made one: each of their columns takes about a kilobyte beside its values."""
 
 
 @dataclass
@@ -247,12 +249,14 @@ class Results:
         self.num_taken += 1
         if commit.predecessor is not None:
             self._closed.add(commit.predecessor)
-        turn = len(self._records)
-        self._records.append((turn, commit.records))
-        self._passages.append((turn, commit.passages))
+        self._records.append((self.num_taken, commit.records))
+        self._passages.append((self.num_taken, commit.passages))
+        if self.num_taken % MOST_PARTS == 0:
+            self._records = _gathered(self._records, RECORDS)
+            self._passages = _gathered(self._passages, PASSAGES)
         for trial_id, (step, seconds) in commit.running.items():
             self.outcomes[trial_id] = {**_PENDING, "checkpoint": name, "steps": step, "wall_seconds": seconds}
-        for row in commit.outcomes.to_pylist():
+        for row in _without_empty(commit.outcomes).to_pylist():
             held = {key: value for key, value in row.items() if value is not None and key != "trial_id"}
             self.outcomes[row["trial_id"]] = held | ({"checkpoint": name} if row["trial_id"] in commit.states else {})
         return commit
@@ -443,12 +447,30 @@ def _with_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _concatenated(parts: Iterable[Part], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     """Rows of all parts with their turn."""
-    tables = [_with_turn(rows.select(names), turn) for turn, rows in parts]
-    return pa.concat_tables([*tables, _with_turn(schema.empty_table().select(names), 0)])
+    tables = [_with_turn(rows, turn, names) for turn, rows in parts]
+    return pa.concat_tables([*tables, _with_turn(schema.empty_table(), 0, names)], promote_options="default")
 
 
-def _with_turn(rows: pa.Table, turn: int) -> pa.Table:
-    return rows.append_column("turn", pa.array(np.full(len(rows), turn, dtype=np.int64)))
+def _with_turn(rows: pa.Table | Stored, turn: int | None, names: Sequence[str]) -> pa.Table:
+    if turn is None:
+        return rows.select([*names, "turn"])
+    chosen = rows.select(names)
+    return chosen.append_column("turn", pa.array(np.full(len(chosen), turn, dtype=np.int64)))
+
+
+def _without_empty(rows: pa.Table) -> pa.Table:
+    """The columns that hold something."""
+    return rows.select([i for i, column in enumerate(rows.columns) if column.null_count < len(rows)])
+
+
+def _gathered(parts: list[Part], schema: pa.Schema) -> list[Part]:
+    """The same rows, those of single commits in one table, in which a column without any value takes no memory."""
+    single = [_with_turn(rows, turn, schema.names) for turn, rows in parts if turn is not None and turn > 0]
+    rows = pa.concat_tables(single).combine_chunks()
+    columns = {
+        name: pa.nulls(len(rows)) if rows[name].null_count == len(rows) else rows[name] for name in rows.column_names
+    }
+    return [*((turn, rows) for turn, rows in parts if turn is None or turn <= 0), (None, pa.table(columns))]
 
 
 def read_table(folder: Folder, name: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite.experiment import Resources
-from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of
+from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of, is_out_of_memory
 from suite.lanes import Timings
 from suite.nodes import NodeReport, check_fit, inspect, not_shared, probe
 from suite.orders import Begun, Order, Progress
@@ -29,6 +31,7 @@ from suite.storage import Folder
 from suite.trials import Task
 
 POLL_SECONDS, HEAR_SECONDS = 0.5, 0.1
+"""Between two looks at the cluster, and between two at lanes: each look costs as much as a short lane."""
 FURTHER_LANES = 64
 """Lanes handed to Ray beyond two for each that can run: what an autoscaler sees as demand."""
 MOST_FRUITLESS = 3
@@ -125,8 +128,6 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
-    if address is not None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # a refused client would print a line each second
     try:
         with _own_sigterm():
             ray.init(
@@ -211,8 +212,22 @@ def new_board() -> Any:
     return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
+Work = Callable[[Order, Callable[[Progress], None], Callable[[], bool]], list[str]]
+"""What a worker does for an order: it reports, asks whether to stop, and gives the names of its commits."""
+
+
 @ray.remote(max_calls=0, max_retries=0)
 def _train(order: Order, board: Any) -> list[str]:
+    return attempted(order, board, _training)
+
+
+def _training(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> list[str]:
+    from suite.worker import Attempt
+
+    return Attempt(order, report=report, stopping=stopping).run()
+
+
+def attempted(order: Order, board: Any, work: Work) -> list[str]:
     """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
     told: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
@@ -220,10 +235,12 @@ def _train(order: Order, board: Any) -> list[str]:
         node = ray.get_runtime_context().get_node_id()
         board.post.remote(Begun(order.lane, order.attempt, node, _log_path()))
         check_fit(order, node)
-        from suite.worker import Attempt
-
-        attempt = Attempt(order, report=board.post.remote, stopping=lambda: bool(told))
-        return attempt.run()
+        return work(order, board.post.remote, lambda: bool(told))
+    except Exception as error:
+        if is_out_of_memory(error):  # the next attempt may come to this process, and must find room
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -336,9 +353,10 @@ class Scheduler:
         resources: Resources,
         num_workers: int,
         tick: Callable[[], bool],
+        task: Any = _train,
     ) -> None:
         self._folder, self._sink, self._tick, self._board = folder, sink, tick, board
-        self._request = _request(resources)
+        self._task, self._request = task, _request(resources)
         self._most_at_once = 2 * num_workers + FURTHER_LANES
         self._waiting: deque[tuple[Order, int]] = deque()
         self._running: dict[Any, _Running] = {}
@@ -369,8 +387,7 @@ class Scheduler:
         while self._running or self._waiting:
             self._start_waiting()
             references = list(self._running)
-            ray.wait(references, num_returns=1, timeout=HEAR_SECONDS, fetch_local=False)
-            ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=HEAR_SECONDS, fetch_local=False)
             for reference in ready:
                 self._end(reference)
             if ray.wait([news], timeout=0)[0]:
@@ -391,9 +408,10 @@ class Scheduler:
         options = dict(self._request)
         if self._unfit:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._unfit))})"}
+        task = self._task.options(**options)
         while self._waiting and len(self._running) < self._most_at_once:
             order, fruitless = self._waiting.popleft()
-            reference = _train.options(**options).remote(order, self._board)
+            reference = task.remote(order, self._board)
             self._running[reference] = _Running(order, fruitless)
 
     def _hear(self, news: Any) -> None:

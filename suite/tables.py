@@ -36,9 +36,16 @@ OUTCOMES = _schema(columns.OUTCOMES)
 def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
     """Rows as a table; a key that a row lacks is null, and a key the schema lacks is an error."""
     rows = list(rows)
-    unknown = {key for row in rows for key in row} - set(schema.names)
+    there = {key for row in rows for key in row}
+    unknown = there - set(schema.names)
     assert not unknown, f"columns without a place: {sorted(unknown)}"
-    return pa.Table.from_pylist(rows, schema=schema)
+    columns = [
+        pa.array([row.get(field.name) for row in rows], field.type)
+        if field.name in there
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def empty(schema: pa.Schema) -> pa.Table:

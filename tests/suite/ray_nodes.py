@@ -58,7 +58,7 @@ class RayNodes:
         where.append(f"--temp-dir={self._temporary}")
         options = where if not self._processes else [f"--address={self.address}"]
         ports = [f"--{which}={free_port()}" for which in ("dashboard-agent-listen-port", "metrics-export-port")]
-        command = [BIN / "ray", "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
+        command = [str(BIN / "ray"), "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         self._processes[name] = subprocess.Popen(
             command,
@@ -90,21 +90,54 @@ class RayNodes:
 
     def drain(self, node: str, *, seconds: int) -> None:
         """As a spot notice does."""
-        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node}"]
+        command = [str(BIN / "ray"), "drain-node", f"--address={self.address}", f"--node-id={node}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot notice"]
         command += [f"--deadline-remaining-seconds={seconds}"]
         subprocess.run(command, env=self._environment, capture_output=True, check=True, timeout=60)
 
+    @property
+    def names(self) -> list[str]:
+        """Of its nodes, the head first."""
+        return list(self._processes)
+
+    def lanes(self) -> list[int]:
+        """Process ids of the workers that train, in the order of their nodes."""
+        below = [pid for process in self._processes.values() for pid in descendants(process.pid)]
+        return [pid for pid in below if command_line(pid).startswith(b"ray::_train")]
+
+    def kill_raylet(self, name: str) -> None:
+        """Kill what manages a node, and see that the rest of the node ends by that."""
+        process = self._processes.pop(name)
+        below = descendants(process.pid)
+        (raylet,) = (pid for pid in below if command_line(pid).partition(b"\0")[0].endswith(b"/raylet"))
+        os.kill(raylet, signal.SIGKILL)
+        try:
+            process.wait(timeout=30)
+        finally:
+            _kill([process.pid, *below])
+            process.wait()
+
     def end(self, name: str) -> None:
         """Kill a node with all its processes, without a notice."""
         process = self._processes.pop(name)
-        with_children = [process.pid, *descendants(process.pid)]
-        for pid in with_children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        _kill([process.pid, *descendants(process.pid)])
         process.wait()
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def command_line(pid: int) -> bytes:
+    """Of a process, as it calls itself; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def descendants(pid: int) -> list[int]:

@@ -108,19 +108,30 @@ def test_a_power_law_gives_its_exponent():
 
 def test_the_page_says_what_was_measured_and_what_was_not():
     empty = page({}, picture="ceiling.png")
-    assert empty.count(NOT_YET) == 13
+    assert empty.count(NOT_YET) == 15
     rows = [
         {"width": w, "slots": 1, "steps": 9, "training": 7e9, "loop": 2e9, "loop_threads": 3e9, "ensemble": 1e9}
         | {"suite": suite, "ceiling": 8e9, "parts": {"flips": 0.02}}
         for w, suite in ((16, 6e9), (512, 6.4e9), (1024, 7e9), (2048, 6.96e9))
     ]
+    lanes = {
+        "nodes": 20,
+        "lanes": 2000,
+        "task_seconds": [6, 4, 5],
+        "lane_seconds": [11, 12, 20],
+        "grown": [3e6, 4e6, 2e6],
+    }
     parts = {"ceiling": {**origin(), "rows": rows, "rounds": 3}, "gpu": {**origin(), "device": None}}
+    parts["many_lanes"] = {**origin(), **lanes}
     text = page(parts, picture="pictures/ceiling.png")
     assert "| never below 0.97x | 2.33x, at width 16; with default measurements 2.00x, at width 16 |" in text
     assert "| 0.75 | 0.80, at width 512 |" in text
     assert "| 0.85 | 0.87, at width 2048 |" in text
     assert "| 16 | 1 | 8 | 0.75 | 0.88 | 0.25 | 0.38 | 0.12 |" in text
     assert "| flips | 2.0% | 2.0% | 2.0% | 2.0% |" in text
+    assert "| at most 5 ms | 3.5 ms |" in text
+    assert "| less than 20 MB | 4.0 MB |" in text
+    assert "| 3 | 2.5 | 10.0 | 2.0 |" in text
     assert text.count(NO_GPU) == 2
     assert "](pictures/ceiling.png)" in text
     assert "## Beside its peers" not in text

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Terminal
-from test_run import assert_same, children, commits, tables
+from final_check import check_complete, children, tables
+from test_run import commits
 
 pytestmark = pytest.mark.cluster
 
@@ -78,17 +79,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, pd.D
     terminal.write("bulky.yaml", BULKY)
     terminal("run", "bulky.yaml", "--no-report")
     return tables(terminal.folder / "results" / "bulky")
-
-
-def check_complete(terminal: Terminal, name: str, calm: dict[str, pd.DataFrame]) -> None:
-    """Every planned trial once, in tables and in MLflow, with the numbers of the undisturbed run."""
-    found = tables(terminal.folder / "results" / name)
-    assert_same(found, calm)
-    assert found["trials"].trial_id.is_unique
-    steps = found["records"].groupby("trial_id").step
-    assert steps.apply(lambda column: column.is_monotonic_increasing and column.is_unique).all()
-    ids = [run.data.tags["trial_id"] for run in children(terminal.folder / "results")]
-    assert sorted(ids) == sorted(found["trials"].trial_id)
 
 
 def test_a_disk_that_stays_full_ends_the_run_and_the_same_command_goes_on(

@@ -1,6 +1,7 @@
 """A results folder: whatever is killed and whenever tables are merged, each trial and each record is there once."""
 
 import io
+import resource
 import shutil
 from pathlib import Path
 
@@ -120,6 +121,45 @@ def merged(results: Results, trials: list[Trial] = TRIALS, *, closing_epoch: int
 
 def tables(folder: Folder) -> dict[str, pd.DataFrame]:
     return {name: read_table(folder, f"{name}.parquet").to_pandas() for name in ("trials", "records", "passages")}
+
+
+def test_many_commits_taken_in_give_the_same_tables_gathered_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def story(name: str) -> dict[str, pd.DataFrame]:
+        folder = Folder(tmp_path / name)
+        results = Results.open(folder)
+        for step in range(3):
+            for number, trial_id in enumerate(IDS[:2]):
+                rows = (record(trial_id, step, float(step)), record(trial_id, step + 1))
+                results.take(
+                    commit(folder, number=2 * step + number, records=rows, running={trial_id: (step + 1, 0.1)})
+                )
+        ends = [ended(folder, trial_id, number=6 + number) for number, trial_id in enumerate(IDS)]
+        for end in ends:
+            results.take(end)
+        merged(results)
+        return tables(folder)
+
+    whole = story("whole")
+    monkeypatch.setattr("suite.results.MOST_PARTS", 2)
+    for name, frame in story("gathered").items():
+        pd.testing.assert_frame_equal(frame, whole[name], obj=name)
+
+
+def test_a_driver_holds_little_of_each_commit(tmp_path: Path):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    folder, results = Folder(tmp_path), Results(Folder(tmp_path))
+    names = [
+        commit(folder, lane=f"{lane:05d}", records=tuple(record(IDS[0], step) for step in range(40)))
+        for lane in range(1500)
+    ]
+    for name in names[:500]:
+        results.take(name)
+    before = resident()
+    for name in names[500:]:
+        results.take(name)
+    assert resident() - before < 20e6
 
 
 @settings(deadline=None, max_examples=40)

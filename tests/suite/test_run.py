@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Terminal
+from final_check import assert_same, check_complete, children, tables
 
 from analysis import load_results
 from suite import tracking
@@ -56,31 +57,6 @@ def spoil(event, arguments):
 sys.addaudithook(spoil)
 """
 NUM_RECORDS = sum(is_record_step(step, 16) for step in range(200)) + 1
-CLOCKS = ["timestamp_ms", "wall_seconds", "started_at", "ended_at"]
-WHENCE = ["checkpoint", "epoch", "attempt", "lane"]
-
-
-def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The three tables, without clock times and without what says in which attempt a row was made."""
-    names = ("trials", "records", "passages")
-    frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}
-    keys = {"trials": ["trial_id"], "records": ["trial_id", "step"], "passages": ["trial_id", "epsilon", "relative"]}
-    return {
-        name: frame.drop(columns=[*CLOCKS, *WHENCE], errors="ignore").sort_values(keys[name], ignore_index=True)
-        for name, frame in frames.items()
-    }
-
-
-def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    for name, frame in one.items():
-        pd.testing.assert_frame_equal(frame, other[name], check_exact=True, obj=name)
-
-
-def children(results: Path) -> list:
-    """Child runs of all experiments in the store beside the results folders."""
-    client = tracking._client(tracking.default_tracking_uri(results))
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return [run for run in client.search_runs(experiments, max_results=1000) if "mlflow.parentRunId" in run.data.tags]
 
 
 def num_points(results: Path, run_id: str) -> int:
@@ -217,12 +193,9 @@ def test_a_driver_killed_in_mid_sweep_loses_and_doubles_nothing(tmp_path: Path, 
     output = killed("run", "long.yaml")
     trained = int(output.rpartition(" trials trained")[0].rpartition("\n")[2].split()[-1])
     assert 0 < trained < 40
-    frames = tables(folder)
-    assert_same(frames, tables(calm.folder / "results" / "long"))
-    assert frames["trials"].shape[0] == 40
+    check_complete(killed, "long", tables(calm.folder / "results" / "long"))
     runs = children(killed.folder / "results")
-    assert sorted(run.data.tags["mlflow.runName"] for run in runs) == sorted(frames["trials"].name)
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(run.data.tags["mlflow.runName"] for run in runs) == sorted(tables(folder)["trials"].name)
     assert all(num_points(killed.folder / "results", run.info.run_id) <= 100 for run in runs[:4])
 
 

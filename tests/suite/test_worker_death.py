@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Terminal
+from final_check import check_complete, children, tables
 from ray_nodes import descendants
-from test_run import LONG, assert_same, children, commits, tables
+from test_run import LONG, commits
 
 pytestmark = pytest.mark.cluster
 
@@ -24,24 +25,30 @@ sweep:
   seed: {range: 2}
 """
 FAULT = """
-import os, signal, sys
+import ctypes, os, signal, sys
 
 def die(event, arguments):
     if event == "open" and str(arguments[0]).endswith("deadly.npz") and "default_worker" in sys.argv[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
+        DEATH
 
 sys.addaudithook(die)
 """
+DEATHS = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "segfault": "ctypes.string_at(0)",
+    "exit": "os._exit(7)",
+}
 
 
-def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(terminal: Terminal):
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(terminal: Terminal, death: str):
     rng = np.random.default_rng(0)
     for name in ("good", "deadly"):
         np.savez(terminal.folder / f"{name}.npz", query=rng.normal(size=(8, 4)), key=rng.normal(size=(8, 4)))
     terminal.write("deadly.yaml", DEADLY)
     faulty = terminal.folder / "fault"
     faulty.mkdir()
-    (faulty / "sitecustomize.py").write_text(FAULT)
+    (faulty / "sitecustomize.py").write_text(FAULT.replace("DEATH", DEATHS[death]))
     terminal.environment["PYTHONPATH"] = str(faulty)
     output = terminal("run", "deadly.yaml", expect=1)
     assert "2 failed" in output
@@ -53,9 +60,11 @@ def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(term
     states = sorted(run.info.status for run in children(terminal.folder / "results"))
     assert states == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
     del terminal.environment["PYTHONPATH"]
+    terminal("run", "deadly.yaml", "--no-report", "--results", "calm")
+    undisturbed = tables(terminal.folder / "calm" / "deadly")
+    check_complete(terminal, "deadly", undisturbed, failures=2)
     assert "2 trials trained" in terminal("run", "deadly.yaml")
-    assert pd.read_parquet(folder / "trials.parquet").status.tolist() == ["finished"] * 4
-    assert [run.info.status for run in children(terminal.folder / "results")] == ["FINISHED"] * 4
+    check_complete(terminal, "deadly", undisturbed)
 
 
 def training(pid: int) -> list[int]:
@@ -87,7 +96,5 @@ def test_workers_killed_in_mid_run_change_no_number(tmp_path: Path, home: Path):
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, output + errors
     assert num_killed == 4
-    folder = killed.folder / "results" / "long"
-    assert_same(tables(folder), tables(calm.folder / "results" / "long"))
-    assert commits(folder), "final states are kept"
-    assert len(children(killed.folder / "results")) == 24
+    check_complete(killed, "long", tables(calm.folder / "results" / "long"))
+    assert commits(killed.folder / "results" / "long"), "final states are kept"
