@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from suite.storage import DamagedError
 from suite.tables import OUTCOMES, PASSAGES, RECORDS
@@ -80,6 +81,13 @@ class Commit:
     """The folder of the attempt that this one follows."""
     states: frozenset[str] = frozenset()
     """Ids of the trials whose state lies in the object."""
+
+    def seconds(self, trial_id: str) -> float:
+        """Wall seconds that a trial had taken at its state; 0 if the commit does not say."""
+        if trial_id in self.running:
+            return self.running[trial_id][1]
+        place = pc.index(self.outcomes["trial_id"], trial_id).as_py()
+        return 0.0 if place < 0 else self.outcomes["wall_seconds"][place].as_py() or 0.0
 
 
 def encode(commit: Commit, states: dict[str, State]) -> bytes:

@@ -66,4 +66,4 @@ class Progress:
     running: dict[str, int]
     commits: list[str]
     unreadable: list[str] = field(default_factory=list)
-    """Checkpoints that cannot be read: their trials began anew."""
+    """Checkpoints that cannot be read: their trials go on from an earlier one, or begin anew."""

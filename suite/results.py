@@ -93,6 +93,8 @@ class Results:
     """Commits that cannot be read and do not count."""
     _merged: set[str] = field(default_factory=set)
     _closed: set[str] = field(default_factory=set)
+    _earlier: dict[str, str] = field(default_factory=dict)
+    """Of trials that have not ended, the checkpoint before the present one: kept in case that one is damaged."""
     _records: list[Part] = field(default_factory=list)
     _passages: list[Part] = field(default_factory=list)
     _saved_ids: list[str] | None = None
@@ -148,6 +150,7 @@ class Results:
             state = json.loads(trials.schema.metadata[b"state"])
             self.merged_epoch = state["merged_epoch"]
             self._merged, self._closed = set(state["merged"]), set(state["closed"])
+            self._earlier = state.get("earlier", {})
         ids = trials["trial_id"].to_pylist()
         known = set(OUTCOMES.names) - {"trial_id"}
         settings: list[Row] = [{} for _ in ids]
@@ -254,12 +257,24 @@ class Results:
         if self.num_taken % MOST_PARTS == 0:
             self._records = _gathered(self._records, RECORDS)
             self._passages = _gathered(self._passages, PASSAGES)
+        self._keep_earlier(name, commit)
         for trial_id, (step, seconds) in commit.running.items():
             self.outcomes[trial_id] = {**_PENDING, "checkpoint": name, "steps": step, "wall_seconds": seconds}
         for row in _without_empty(commit.outcomes).to_pylist():
             held = {key: value for key, value in row.items() if value is not None and key != "trial_id"}
             self.outcomes[row["trial_id"]] = held | ({"checkpoint": name} if row["trial_id"] in commit.states else {})
         return commit
+
+    def _keep_earlier(self, name: str, commit: Commit) -> None:
+        """Note which checkpoint this commit's states follow; a trial that ended needs none any more."""
+        statuses = zip(commit.outcomes["trial_id"].to_pylist(), commit.outcomes["status"].to_pylist(), strict=True)
+        ended = {trial_id for trial_id, status in statuses if status in ENDED}
+        for trial_id in commit.states - ended:
+            before = self.outcome(trial_id).get("checkpoint")
+            if before is not None and before != name:
+                self._earlier[trial_id] = before
+        for trial_id in ended:
+            self._earlier.pop(trial_id, None)
 
     def judge(self, levels: Levels, *, trial_ids: Iterable[str] | None = None) -> None:
         """Say of trials, all unless told, what kind of point each ended at, and whether it is in the descent regime."""
@@ -333,12 +348,14 @@ class Results:
         open_epochs = [n for n in self._merged if Address.parse(n).epoch > self.merged_epoch]
         closed = [f for f in self._closed if int(f.split("/")[1]) > self.merged_epoch]
         state = {"merged_epoch": self.merged_epoch, "merged": sorted(open_epochs), "closed": sorted(closed)}
+        state["earlier"] = self._earlier
         content = trials_table(rows)
         write_table(self.folder, f"{part}trials.parquet", content, {**metadata, "state": state})
 
     def _discard_superseded(self) -> None:
         """Delete commits that are in the tables and hold no state that a trial needs."""
         needed = {row["checkpoint"] for row in self.outcomes.values() if row.get("checkpoint")}
+        needed |= set(self._earlier.values())
         names = [name for name in self.folder.names("lanes") if name not in needed]
         self.folder.delete([n for n in names if n in self._merged or int(n.split("/")[1]) <= self.merged_epoch])
         self._merged &= {*needed, *names} - {n for n in names if n in self._merged}

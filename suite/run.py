@@ -184,12 +184,22 @@ class _Run:
             saved.load()
 
     def _forget_lost_checkpoints(self) -> None:
-        """A trained trial that is only to be measured is not trained again because its checkpoint is gone."""
+        """A trained trial that is only to be measured is not trained again where its checkpoint is gone or damaged."""
         for trial in self.trials:
             known = self.saved.outcome(trial.trial_id)
             only_lacks = is_trained(trial, known, self.experiment) and lacks_measurement(known, self.experiment)
-            if only_lacks and known.get("checkpoint") and not self.folder.exists(known["checkpoint"]):
+            if only_lacks and known.get("checkpoint") and not self._holds(known["checkpoint"], trial.trial_id):
                 known.pop("checkpoint")
+
+    def _holds(self, commit: str, trial_id: str) -> bool:
+        """Whether a trial's state is there, and as it was written."""
+        from suite.commits import decode_state
+
+        try:
+            decode_state(self.folder.path(commit), trial_id)
+        except DamagedError:
+            return False
+        return True
 
     def _notice_late_measurements(self) -> set[str]:
         """Ids of the trials that are only measured, at their end; says so, and of which trials that cannot be done."""
@@ -209,7 +219,7 @@ class _Run:
         if lost := len(ended) - len(late):
             self.observer.notice(
                 f"{lost} trials ended before some measurements were asked for, and kept no checkpoint: "
-                "theirs stay empty."
+                "theirs stay empty, as where it is damaged."
             )
         return late
 
@@ -473,7 +483,9 @@ class _Watch:
         self._at |= {i: step for i, step in progress.running.items() if i not in self._ended}
         for name in set(progress.unreadable) - self._unreadable:
             path = self._job.folder.path(name)
-            self._job.observer.notice(f"{path} is damaged: trials that were to go on from it begin anew.")
+            self._job.observer.notice(
+                f"{path} is damaged: trials that were to go on from it take an earlier checkpoint, or begin anew."
+            )
         self._unreadable |= set(progress.unreadable)
         self._steps[progress.lane, progress.attempt] = progress.steps_done
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from suite.commits import Address, Commit, decode_state, encode
+from suite.commits import Address, Commit, decode, decode_state, encode
 from suite.failures import StorageError
 from suite.machine import machine
 from suite.orders import Order, Progress
@@ -65,7 +65,7 @@ class Attempt:
         return self._commits
 
     def _job(self, task: Task) -> Job:
-        """From its checkpoint, or from its start if there is none that can be read."""
+        """From its checkpoint; from an earlier one if that is damaged, or else from its start."""
         fresh = Job(trial_id=task.trial_id, settings=task.settings)
         if task.checkpoint is None:
             return fresh
@@ -73,8 +73,26 @@ class Attempt:
             state = decode_state(self._folder.path(task.checkpoint), task.trial_id)
         except DamagedError:
             self._unreadable.append(task.checkpoint)
-            return fresh
+            return self._earlier_job(fresh, task, task.checkpoint)
         return replace(fresh, state=state, seconds=task.seconds)
+
+    def _earlier_job(self, fresh: Job, task: Task, damaged: str) -> Job:
+        """From the last state before the damaged one. Steps in between are recorded again, with the same numbers."""
+        for name in self._before(damaged):
+            path = self._folder.path(name)
+            try:
+                state, seconds = decode_state(path, task.trial_id), decode(path).seconds(task.trial_id)
+            except DamagedError:
+                continue
+            if int(state["step"]) <= task.step:  # beyond it, records may be missing: a node cut off wrote that state
+                return replace(fresh, state=state, seconds=seconds)
+        return fresh
+
+    def _before(self, commit: str) -> list[str]:
+        """Names of the commits that are older than this one, the newest first."""
+        found = {name: Address.parse(name).order for name in self._folder.names("lanes") if name.endswith(".zip")}
+        older = [name for name, order in found.items() if order < Address.parse(commit).order]
+        return sorted(older, key=lambda name: found[name], reverse=True)
 
     def _tell(self) -> None:
         loop, order = self._loop, self._order

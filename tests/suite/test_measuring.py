@@ -75,6 +75,16 @@ def test_without_a_checkpoint_what_is_asked_for_later_stays_empty_with_a_notice(
     assert load_results(terminal.folder / "results" / "small").trials.kind.isna().all()
 
 
+def test_a_finished_trial_whose_checkpoint_is_damaged_is_not_trained_again_to_be_measured(ran: Terminal):
+    before = trained(ran.folder)
+    for commit in (ran.folder / "results" / "small" / "lanes").rglob("*.zip"):
+        commit.write_bytes(commit.read_bytes()[:-30])
+    printed = ran("run", "small.yaml")
+    assert "kept no checkpoint: theirs stay empty" in " ".join(printed.split())
+    assert "nothing left to train" in printed
+    pd.testing.assert_frame_equal(trained(ran.folder), before)
+
+
 def test_a_finished_trial_whose_checkpoint_is_gone_is_not_trained_again_to_be_measured(ran: Terminal):
     before = trained(ran.folder)
     shutil.rmtree(ran.folder / "results" / "small" / "lanes")
