@@ -600,6 +600,28 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())  # there is no public way to ask
 
 
+def drain_host(address: str, host: str | None, *, words: str, seconds: int) -> list[str]:
+    """Say that a machine is about to go, in so many seconds; gives the ids of its nodes. `host` is the address under
+    which the cluster knows it, this machine's if None."""
+    from ray.core.generated import autoscaler_pb2, gcs_pb2
+
+    host = host or ray.util.get_node_ip_address()
+    gcs = ray._raylet.GcsClient(address=address)  # as `ray drain-node` does, which knows no node by its host
+    alive = gcs_pb2.GcsNodeInfo.GcsNodeState.Value("ALIVE")
+    nodes = [
+        node_id.hex()
+        for node_id, node in gcs.get_all_node_info().items()
+        if node.state == alive and node.node_manager_address == host
+    ]
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    until = (time.time_ns() // 10**6) + 1000 * seconds
+    for node in nodes:
+        accepted, refusal = gcs.drain_node(node, reason, words, until)
+        if not accepted:
+            raise ClusterError(f"node {node[:12]} cannot be drained: {refusal}")
+    return nodes
+
+
 def _ended(reference: Any) -> tuple[Progress | None, Failure | None]:
     """What a task returned, or why it did not."""
     try:
