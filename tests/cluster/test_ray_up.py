@@ -2,17 +2,18 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
-import pandas as pd
 import pytest
 import yaml
+from final_check import tables, wrongs
 from simulated_hosts import SimulatedHosts, lacking
 
 from suite.reference import ROOT
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.cluster
 
 BIN = Path(sys.executable).parent
 HEAD, CUT, KILLED = 0, 1, 2
+DASHBOARD, MLFLOW = 18265, 15000
+"""Ports on this machine that lead to the head's."""
 SWEEP = """
 name: sweep
 data: {source: sphere, samples: 64, input_dim: 16}
@@ -28,7 +31,7 @@ encoder: {width: 256, depth: 2, embedding_dim: 8}
 budget: {steps: 1500, stop_below: 0}
 resources: {slots: 1}
 sweep:
-  seed: {range: 30}
+  seed: {range: 24}
 """
 HEALTH = "RAY_health_check_initial_delay_ms=2000 RAY_health_check_period_ms=1000 RAY_health_check_failure_threshold=5"
 KEPT = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude")
@@ -122,46 +125,71 @@ def until(condition: Callable[[], bool], *, seconds: float, what: str) -> float:
     return time.monotonic() - began
 
 
-def submitted(cluster: Cluster, folder: Path) -> subprocess.Popen:
-    """A sweep, submitted from here through an SSH tunnel to the head."""
+@contextmanager
+def tunnel(cluster: Cluster) -> Iterator[None]:
+    """From this machine to the head's dashboard and its MLflow, as docs/cluster.md shows it."""
     head = f"root@{cluster.hosts.address(HEAD)}"
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-    tunnel = ["ssh", "-i", str(cluster.hosts.key), *options, "-N", "-L", "18265:127.0.0.1:8265", head]
+    forwarded = ["-L", f"{DASHBOARD}:127.0.0.1:8265", "-L", f"{MLFLOW}:127.0.0.1:5000"]
+    process = subprocess.Popen(["ssh", "-i", str(cluster.hosts.key), *options, "-N", *forwarded, head])
+    try:
+        for port in (DASHBOARD, MLFLOW):
+            until(lambda port=port: answers(port), seconds=60, what=f"port {port} answers")
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def answers(port: int) -> bool:
+    try:
+        return urlopen(f"http://127.0.0.1:{port}/", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def submitted(cluster: Cluster, folder: Path) -> Iterator[subprocess.Popen]:
+    """The sweep as a job of the cluster; what it prints goes to job.log."""
     entrypoint = f"stillpoint run {folder}/sweep.yaml --no-report --results {folder}/results --address auto"
-    job = ["ray", "job", "submit", "--address", "http://127.0.0.1:18265", "--", *entrypoint.split()]
-    script = f"{' '.join(tunnel)} & tunnel=$!; trap 'kill $tunnel' EXIT; sleep 3; {' '.join(job)}"
-    return subprocess.Popen(
-        ["bash", "-c", f"{script} --tracking-uri http://127.0.0.1:5000"],
-        env=cluster.environment,
-        stdout=open(folder / "job.log", "w"),  # noqa: SIM115: closed with the process
-        stderr=subprocess.STDOUT,
-    )
+    entrypoint += " --tracking-uri http://127.0.0.1:5000"
+    command = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}", "--"]
+    with open(folder / "job.log", "w") as log:
+        job = subprocess.Popen(
+            [*command, *entrypoint.split()], env=cluster.environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield job
+        finally:
+            job.terminate()
+            job.wait(timeout=20)
 
 
 def test_a_sweep_outlives_a_host_that_is_cut_off_and_one_that_dies(cluster: Cluster, tmp_path: Path):
-    hosts = cluster.hosts
-    folder = tmp_path / "shared"
+    hosts, folder = cluster.hosts, tmp_path / "shared"
     folder.mkdir()
     (folder / "sweep.yaml").write_text(SWEEP)
     until(lambda: all("raylet" in "".join(hosts.processes(i)) for i in (CUT, KILLED)), seconds=90, what="workers join")
-    job = submitted(cluster, folder)
+    with tunnel(cluster):
+        with submitted(cluster, folder) as job:
 
-    def log() -> str:
-        return (folder / "job.log").read_text()
+            def at_work(*indices: int) -> bool:
+                assert job.poll() is None, (folder / "job.log").read_text()
+                return all(cluster.lanes(index) for index in indices)
 
-    until(lambda: all(cluster.lanes(i) for i in range(3)), seconds=90, what="all three hosts train")
-    hosts.cut(CUT)
-    time.sleep(15)
-    assert cluster.lanes(CUT), "the host that is cut off goes on"
-    hosts.kill(KILLED)
-    until(lambda: job.poll() is not None, seconds=200, what="the sweep ends")
-    assert job.returncode == 0, log()
-    print(log())
-
-
-def tables_of(results: Path) -> dict[str, pd.DataFrame]:
-    return {path.stem: pd.read_parquet(path) for path in results.glob("*.parquet")}
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+            until(lambda: at_work(HEAD, CUT, KILLED), seconds=90, what="all three hosts train")
+            hosts.cut(CUT)
+            time.sleep(10)
+            assert cluster.lanes(CUT), "a host that is cut off goes on"
+            hosts.kill(KILLED)
+            time.sleep(10)
+            hosts.heal(CUT)
+            until(lambda: job.poll() is not None, seconds=240, what="the sweep ends")
+            assert job.returncode == 0, (folder / "job.log").read_text()
+        undisturbed = ["run", str(folder / "sweep.yaml"), "--no-report", "--results", str(tmp_path / "calm")]
+        subprocess.run([str(BIN / "stillpoint"), *undisturbed], env=cluster.environment, check=True, timeout=200)
+        calm, store = tables(tmp_path / "calm" / "sweep"), f"http://127.0.0.1:{MLFLOW}"
+        found = list(wrongs(folder / "results" / "sweep", calm, tracking_uri=store))
+        assert not found, "\n".join(found)
+    cluster.ray("down", str(cluster.file), "--yes")
+    until(lambda: not cluster.ray_processes(), seconds=150, what=f"no Ray is left: {cluster.ray_processes()}")
