@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +50,14 @@ INSPECT_SECONDS = 60.0
 HEAD_SECONDS = 25.0
 """How long the cluster's head may stay silent. Ray itself ends this process, without a word, after a minute of it."""
 HEAD_PATIENCE_SECONDS = 2.0
+NODES_SECONDS = 5.0
+"""Between two looks at which nodes are dead."""
+LOST_SECONDS = 10.0
+"""A lane whose node is dead goes on elsewhere after this: Ray never ends a task whose node was cut off from the network
+while the task was being handed over (ray#44692)."""
+IDLE_SECONDS = 60.0
+"""A lane that did not begin for so long, though there is room for it, is handed to Ray anew: Ray can wait for ever for
+the answer of a node that was cut off (ray#63405)."""
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
 
@@ -407,6 +415,9 @@ class _Running:
     node: str | None = None
     log_path: str | None = None
     told_to_stop: bool = False
+    since: float = field(default_factory=time.monotonic)
+    dead_since: float | None = None
+    """When its node was seen to be dead."""
 
 
 class Scheduler:
@@ -424,7 +435,8 @@ class Scheduler:
         task: Any = _train,
     ) -> None:
         self._folder, self._sink, self._tick, self._board = folder, sink, tick, board
-        self._task, self._request = task, _request(resources)
+        self._task, self._resources = task, resources
+        self._idle_since: float | None = None
         self._most_at_once = 2 * num_workers + FURTHER_LANES
         self._waiting: deque[tuple[Order, tuple[str | None, ...]]] = deque()
         self._running: dict[Any, _Running] = {}
@@ -451,7 +463,7 @@ class Scheduler:
 
     def _run(self, orders: list[Order]) -> bool:
         self._waiting.extend((order, ()) for order in orders)
-        news, next_look = self._board.take(), 0.0
+        news, next_look, next_look_at_nodes = self._board.take(), 0.0, time.monotonic() + NODES_SECONDS
         while self._running or self._waiting:
             self._start_waiting()
             references = list(self._running)
@@ -465,6 +477,10 @@ class Scheduler:
                 next_look = now + POLL_SECONDS
                 if self._head.answers():
                     self._leave_draining_nodes()
+                    if now >= next_look_at_nodes:
+                        next_look_at_nodes = now + NODES_SECONDS
+                        self._leave_dead_nodes(now)
+                        self._hand_over_anew(now)
                 if not self._tick():
                     self._stop()
                     return False
@@ -473,7 +489,7 @@ class Scheduler:
     def _start_waiting(self) -> None:
         """Hand orders to Ray: enough that no worker waits and a cluster can see that it should grow, and no more,
         because each costs every look at Ray."""
-        options = dict(self._request)
+        options = _request(self._resources)
         if self._unfit:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._unfit))})"}
         task = self._task.options(**options)
@@ -517,11 +533,35 @@ class Scheduler:
             self._left.add(node)
             self._sink.retried(f"node {node[:12]} is about to go: its lanes commit, and go on elsewhere")
 
+    def _leave_dead_nodes(self, now: float) -> None:
+        """Lanes of which Ray says nothing any more go on elsewhere; what they still write does not count."""
+        dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        for reference, running in list(self._running.items()):
+            if running.node in dead:
+                running.dead_since = running.dead_since or now
+                if now - running.dead_since > LOST_SECONDS:
+                    self._conclude(self._running.pop(reference), None, Failure("node", "its node went away"))
+
+    def _hand_over_anew(self, now: float) -> None:
+        """Lanes that wait, for no reason that can be seen."""
+        if not _room(ray.available_resources(), self._resources):
+            self._idle_since = None
+            return
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < IDLE_SECONDS:
+            return
+        for reference, running in list(self._running.items()):
+            if running.node is None and now - running.since > IDLE_SECONDS:
+                ray.cancel(reference, force=False)
+                self._conclude(self._running.pop(reference), None, Failure("stopped", "it did not begin"))
+
     def _end(self, reference: Any) -> None:
         """A lane returned or died: its folder says what it did, and what is left is tried again."""
-        running = self._running.pop(reference)
-        order = running.order
         progress, failure = _ended(reference)
+        self._conclude(self._running.pop(reference), progress, failure)
+
+    def _conclude(self, running: _Running, progress: Progress | None, failure: Failure | None) -> None:
+        order = running.order
         if progress is not None:
             self._take(progress.commits)
             self._sink.progressed(progress)
@@ -598,6 +638,28 @@ class Scheduler:
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to go: after `ray drain-node`, or because the autoscaler takes them away."""
     return set(ray._private.state.state.get_draining_nodes())  # there is no public way to ask
+
+
+def drain_host(address: str, host: str | None, *, words: str, seconds: int) -> list[str]:
+    """Say that a machine is about to go, in so many seconds; gives the ids of its nodes. `host` is the address under
+    which the cluster knows it, this machine's if None."""
+    from ray.core.generated import autoscaler_pb2, gcs_pb2
+
+    host = host or ray.util.get_node_ip_address()
+    gcs = ray._raylet.GcsClient(address=address)  # as `ray drain-node` does, which knows no node by its host
+    alive = gcs_pb2.GcsNodeInfo.GcsNodeState.Value("ALIVE")
+    nodes = [
+        node_id.hex()
+        for node_id, node in gcs.get_all_node_info().items()
+        if node.state == alive and node.node_manager_address == host
+    ]
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    until = (time.time_ns() // 10**6) + 1000 * seconds
+    for node in nodes:
+        accepted, refusal = gcs.drain_node(node, reason, words, until)
+        if not accepted:
+            raise ClusterError(f"node {node[:12]} cannot be drained: {refusal}")
+    return nodes
 
 
 def _ended(reference: Any) -> tuple[Progress | None, Failure | None]:

@@ -23,7 +23,7 @@ class Terminal(Protocol):
 
 KEYS = {"trials": ["trial_id"], "records": ["trial_id", "step"], "passages": ["trial_id", "epsilon", "relative"]}
 CLOCKS = ["timestamp_ms", "wall_seconds", "started_at", "ended_at"]
-WHENCE = ["checkpoint", "epoch", "attempt", "lane"]
+WHENCE = ["checkpoint", "epoch", "attempt", "lane", "host"]
 STATES = {"finished": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "timeout": "KILLED"}
 """What MLflow calls a trial that ended so."""
 FIRST_STEPS, ROUNDING = 10, 1e-4
