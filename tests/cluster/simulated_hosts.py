@@ -29,8 +29,14 @@ def lacking() -> str | None:
         return "only root can make network namespaces"
     if absent := [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]:
         return f"{', '.join(absent)} not installed (apt-get install iproute2 openssh-server rsync)"
-    probe = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
-    return None if probe.returncode == 0 else "this machine does not let root make namespaces"
+    for probe in (
+        ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "true"],
+        ["unshare", "--net", "ip", "link", "add", "probe", "type", "bridge"],
+    ):
+        tried = subprocess.run(probe, capture_output=True, text=True, check=False)
+        if tried.returncode != 0:
+            return f"this machine does not let root do: {' '.join(probe)} ({tried.stderr.strip()})"
+    return None
 
 
 class SimulatedHosts:
