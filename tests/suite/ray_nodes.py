@@ -58,8 +58,10 @@ class RayNodes:
         num_cpus: int = 1,
         environment: dict[str, str] | None = None,
         within: tuple[str, ...] = (),
+        address: str | None = None,
     ) -> str:
-        """Start a node, by a command that runs the rest of its line if need be; gives its id once it is alive."""
+        """Start a node, by a command that runs the rest of its line if need be, and at an address of its own if told;
+        gives its id once it is alive."""
         before = {node["NodeID"] for node in self.alive()} if self._processes else set()
         where = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
         where.append(f"--temp-dir={self._temporary}")
@@ -67,6 +69,7 @@ class RayNodes:
         ports = [f"--{which}={free_port()}" for which in ("dashboard-agent-listen-port", "metrics-export-port")]
         command = [*within, str(BIN / "ray"), "start", *options, *ports, f"--num-cpus={num_cpus}", "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
+        command += [] if address is None else [f"--node-ip-address={address}"]
         self._processes[name] = subprocess.Popen(
             command,
             env={**self._environment, **(environment or {})},
