@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shlex
 import sys
 import time
@@ -33,11 +34,23 @@ SOME_FAILED, BAD_INPUT, LOCKED, INTERRUPTED = 1, 2, 3, 130
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python collects garbage after every 700 new objects; nearly all that is made while libraries load stays."""
 
+
+def _local(path: Path) -> Path:
+    """Refuse a URI, which would become a local folder of that name."""
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):
+        raise ValueError(
+            f"results cannot lie at {scheme[1]}://: give a folder, on a cluster one that all nodes share, such as NFS"
+        )
+    return path
+
+
 File = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(help="Results folder, such as results/quickstart.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(help="Results folder, such as results/quickstart.", show_default=False, callback=_local)
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")]
 Profile = Annotated[str | None, typer.Option(help="Apply the overrides of this name in the file.")]
-ResultsDir = Annotated[Path, typer.Option("--results", help="Where results folders are made.")]
+ResultsDir = Annotated[Path, typer.Option("--results", help="Where results folders are made.", callback=_local)]
 Address = Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.1:6379; local when left out.")]
 
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; where the last run wrote when left out.")]

@@ -136,7 +136,7 @@ def node_problems(node: NodeReport, driver: dict[str, str], tried: Path) -> Iter
             install = f"start it with Python {mine}" if name == "python" else f"install {name} {mine} there"
             yield Problem(f"{where} has {name} {theirs}, and the driver {mine}", install)
     if node.storage:
-        shared = "mount the same folder there, or put results into a bucket"
+        shared = "mount the same folder there"
         can_write = "see that the user of Ray there may write to it, and that it has room"
         yield Problem(f"{where} {node.storage}", shared if "does not see" in node.storage else can_write)
     if late := clock_words(node):

@@ -85,7 +85,7 @@ def check_fit(order: Order, node: str) -> None:
 
 def not_shared(root: Path) -> str:
     """What is wrong where the driver's objects are not seen."""
-    return f"does not see the driver's files in {root}: put results into a folder that all nodes share, or a bucket"
+    return f"does not see the driver's files in {root}: put results into a folder that all nodes share"
 
 
 def inspect(root: Path, mark: str, probes: str, node: str) -> NodeReport:

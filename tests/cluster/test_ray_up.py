@@ -192,4 +192,4 @@ def test_a_sweep_outlives_a_host_that_is_cut_off_and_one_that_dies(cluster: Clus
         found = list(wrongs(folder / "results" / "sweep", calm, tracking_uri=store))
         assert not found, "\n".join(found)
     cluster.ray("down", str(cluster.file), "--yes")
-    until(lambda: not cluster.ray_processes(), seconds=150, what=f"no Ray is left: {cluster.ray_processes()}")
+    until(lambda: not cluster.ray_processes(), seconds=150, what="no Ray process is left")
