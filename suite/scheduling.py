@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -50,6 +51,8 @@ INSPECT_SECONDS = 60.0
 HEAD_SECONDS = 25.0
 """How long the cluster's head may stay silent. Ray itself ends this process, without a word, after a minute of it."""
 HEAD_PATIENCE_SECONDS = 2.0
+OUT_OF_MEMORY = "out-of-memory.txt"
+"""What an attempt leaves beside its commits if it ended for want of memory."""
 NODES_SECONDS = 5.0
 """Between two looks at which nodes are dead."""
 LOST_SECONDS = 10.0
@@ -286,12 +289,24 @@ def attempted(order: Order, board: str, work: Work) -> Progress:
         check_fit(order, node)
         return work(order, partial(_post, board), lambda: bool(told))
     except Exception as error:
-        if is_out_of_memory(error):  # the next attempt may come to this process, and must find room
+        if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)
             gc.collect()
+            _leave_process(order, error)
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _leave_process(order: Order, error: Exception) -> None:
+    """End this worker, since PyTorch keeps what a gradient held when memory ran out, and the next attempt needs room.
+    The reason is left where the driver looks for commits."""
+    words = next(iter(f"{type(error).__name__}: {error}".splitlines()))
+    try:
+        Folder(order.root).write(f"{order.folder}/{OUT_OF_MEMORY}", words.encode())
+    except (OSError, MemoryError):
+        return
+    sys.exit(0)
 
 
 def _log_path() -> str | None:
@@ -570,6 +585,8 @@ class Scheduler:
         before = {task.trial_id: task.step for task in order.tasks}
         accepted = self._folder.names(order.folder)
         self._take([name for name in accepted if name.endswith(".zip")])
+        if f"{order.folder}/{OUT_OF_MEMORY}" in accepted:
+            failure = Failure("memory", self._folder.read(f"{order.folder}/{OUT_OF_MEMORY}").decode())
         left = [task for task in map(self._sink.remaining, order.tasks) if task is not None]
         self._sink.given_up(order.folder)
         if not left:

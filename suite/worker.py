@@ -21,6 +21,8 @@ from suite.trials import Task
 
 COMMIT_SECONDS = 20.0
 """Least time between two commits; also at least 20 times what the last one took."""
+HELD_BYTES = 64 * 2**20
+"""Weights of ended trials that a lane keeps in memory, at most, before it commits them."""
 PROGRESS_SECONDS = 0.5
 STORAGE_SECONDS, STORAGE_SECONDS_WHEN_STOPPING = 60.0, 2.0
 """How long a write that fails is tried again, as where a disk is full or a file server is away."""
@@ -53,7 +55,7 @@ class Attempt:
         while not self._loop.done and not self._stopping():
             self._loop.run_chunk()
             now = time.monotonic()
-            if now >= self._next_commit:
+            if now >= self._next_commit or self._held_bytes > HELD_BYTES:
                 self._commit()
                 took = time.monotonic() - now
                 self._next_commit = time.monotonic() + max(COMMIT_SECONDS, 20 * took)
@@ -62,6 +64,11 @@ class Attempt:
                 self._next_progress = now + PROGRESS_SECONDS
         self._commit(stopping=not self._loop.done)
         return self._progress()
+
+    @property
+    def _held_bytes(self) -> int:
+        """About: weights are nearly all of a state."""
+        return 4 * self._num_parameters * len(self._loop.outcomes)
 
     def _job(self, task: Task) -> Job:
         """From its checkpoint; from an earlier one if that is damaged, or else from its start."""

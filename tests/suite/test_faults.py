@@ -118,7 +118,6 @@ def test_a_disk_that_is_full_for_some_seconds_only_delays_the_run(
     check_complete(terminal, "bulky", calm)
 
 
-@pytest.mark.xfail(strict=False, reason="an attempt that ran out of memory sometimes leaves too little to the next one")
 def test_a_lane_that_runs_out_of_memory_goes_on_with_fewer_slots(terminal: Terminal):
     faulty = terminal.folder / "fault"
     faulty.mkdir()
