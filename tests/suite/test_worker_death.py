@@ -40,16 +40,21 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
-def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(terminal: Terminal, death: str):
+def prepare(terminal: Terminal, death: str, experiment: str = DEADLY) -> None:
+    """An experiment half of whose trials end their worker when they read their data."""
     rng = np.random.default_rng(0)
     for name in ("good", "deadly"):
         np.savez(terminal.folder / f"{name}.npz", query=rng.normal(size=(8, 4)), key=rng.normal(size=(8, 4)))
-    terminal.write("deadly.yaml", DEADLY)
+    terminal.write("deadly.yaml", experiment)
     faulty = terminal.folder / "fault"
     faulty.mkdir()
     (faulty / "sitecustomize.py").write_text(FAULT.replace("DEATH", DEATHS[death]))
     terminal.environment["PYTHONPATH"] = str(faulty)
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(terminal: Terminal, death: str):
+    prepare(terminal, death)
     output = terminal("run", "deadly.yaml", expect=1)
     assert "2 failed" in output
     folder = terminal.folder / "results" / "deadly"
@@ -68,15 +73,8 @@ def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(term
 
 
 def test_a_trial_that_kills_its_worker_while_it_is_timed_fails_alone_too(terminal: Terminal):
-    rng = np.random.default_rng(0)
-    for name in ("good", "deadly"):
-        np.savez(terminal.folder / f"{name}.npz", query=rng.normal(size=(8, 4)), key=rng.normal(size=(8, 4)))
     never_timed = DEADLY.replace("width: 8", "width: 9")
-    terminal.write("deadly.yaml", never_timed.replace("[good.npz, deadly.npz]", "[deadly.npz, good.npz]"))
-    faulty = terminal.folder / "fault"
-    faulty.mkdir()
-    (faulty / "sitecustomize.py").write_text(FAULT.replace("DEATH", DEATHS["segfault"]))
-    terminal.environment["PYTHONPATH"] = str(faulty)
+    prepare(terminal, "segfault", never_timed.replace("[good.npz, deadly.npz]", "[deadly.npz, good.npz]"))
     output = terminal("run", "deadly.yaml", expect=1)
     assert "could not be timed" in output
     assert "Traceback" not in output
