@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,6 +16,8 @@ from analysis.observations import column_name
 FORMAT_VERSION = 1
 """Newest version of the tables that this code reads."""
 ENDED = ("finished", "diverged")
+BUCKETS = ("s3", "gs", "abfs")
+"""Kinds of addresses that are buckets of results; all others are MLflow's."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Results:
     axes: list[str]
     """Full paths of the swept settings."""
     folder: Path | None
-    """None if read from MLflow."""
+    """None if read from a bucket or from MLflow."""
 
     def axis(self, name: str) -> str | None:
         """The swept path with this last component, such as `width`; None if it is not swept."""
@@ -45,7 +47,8 @@ def short(path: str) -> str:
 def load_results(
     source: str | Path, *, experiment: str | None = None, record_columns: Sequence[str] | None = None
 ) -> Results:
-    """Results of a sweep from a folder (RESULTS/<experiment>, or RESULTS with one experiment) or an MLflow address.
+    """Results of a sweep from a folder (RESULTS/<experiment>, or RESULTS with one experiment), from that of a bucket,
+    or from an MLflow address.
 
     From MLflow come trials and thinned records; passages are empty there. Where the sweep holds linearized twins,
     records and trials have a column `twin_distance`; see analysis.twins. `record_columns` are those of the folder's
@@ -56,14 +59,16 @@ def load_results(
     """
     from analysis.twins import with_twin_distances
 
-    if "://" in str(source):
+    scheme, found, _ = str(source).partition("://")
+    if found and scheme not in BUCKETS:
         from analysis.mlflow_frames import load_from_mlflow
 
         return with_twin_distances(load_from_mlflow(str(source), experiment=experiment))
-    folder = _folder(Path(source), experiment)
-    trials, metadata = _read(folder / "trials.parquet")
-    passages, _ = _read(folder / "passages.parquet")
-    records, _ = _read(folder / "records.parquet", record_columns)
+    folder = None if found else _folder(Path(source), experiment)
+    place = folder or "/".join([str(source).rstrip("/"), *([experiment] if experiment else [])])
+    trials, metadata = _read(f"{place}/trials.parquet")
+    passages, _ = _read(f"{place}/passages.parquet")
+    records, _ = _read(f"{place}/records.parquet", record_columns)
     results = Results(trials, passages, records, metadata["experiment"], metadata["axes"], folder)
     return with_twin_distances(results)
 
@@ -82,9 +87,9 @@ def _folder(source: Path, experiment: str | None) -> Path:
     raise ValueError(f"{source} holds results of {', '.join(found)}: {wanted}? Pass experiment=NAME or its folder")
 
 
-def _read(path: Path, columns: Sequence[str] | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read(path: str, columns: Sequence[str] | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as raw, pq.ParquetFile(raw) as file:
             table = file.read(columns, use_threads=False)
         metadata = {key.decode(): json.loads(text) for key, text in (table.schema.metadata or {}).items()}
         written_by = metadata["format_version"]
@@ -97,6 +102,15 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> tuple[pd.DataFram
             f"{path} was written by a newer Stillpoint (format {written_by}); this one reads {FORMAT_VERSION}"
         )
     return table.replace_schema_metadata(None).to_pandas(), metadata
+
+
+def _opened(path: str) -> IO[bytes]:
+    """A file, or an object of a bucket, which another run may have replaced since it was last looked at."""
+    if "://" not in path:
+        return open(path, "rb")
+    import fsspec
+
+    return cast(IO[bytes], fsspec.open(path, "rb", use_listings_cache=False).open())
 
 
 def passage_frame(

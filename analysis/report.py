@@ -29,23 +29,25 @@ RECORD_COLUMNS = ("trial_id", "step", "scaled_grad_norm_sq")
 class Report:
     """A report that was written, and what it says."""
 
-    path: Path
+    path: str
+    """Or its address in a bucket."""
     results: Results
     """Records have the columns that the page shows."""
     fits: list[SweepFit]
 
 
-def write_report(folder: Path | str, *, command: str | None = None) -> Report:
+def write_report(folder: Path | str, *, command: str | None = None, home: Path | str | None = None) -> Report:
     """Fit the laws, draw the figures and write fits.json, figures/ and report.html.
 
-    `command` is that of the run; left out, the last one told, or one that repeats the run from its folder.
+    `command` is that of the run; left out, the last one told, or one that repeats the run from its folder. `home` is
+    where the results lie if `folder` is a copy of them.
 
     Raises:
         ValueError: the folder holds no results.
     """
     results = load_results(folder, record_columns=RECORD_COLUMNS)
     assert results.folder is not None
-    command = command or known_command(results.folder) or _repeat(results.folder)
+    command = command or known_command(results.folder) or _repeat(str(home or results.folder))
     fits = fit_sweep(results)
     write_fits(fits, results.folder / "fits.json", command=command)
     figures = results.folder / "figures"
@@ -53,12 +55,12 @@ def write_report(folder: Path | str, *, command: str | None = None) -> Report:
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
-    return Report(path, results, fits)
+    return Report(str(path), results, fits)
 
 
-def _repeat(folder: Path) -> str:
+def _repeat(folder: str) -> str:
     """The command that runs a folder's experiment again."""
-    return shlex.join(["stillpoint", "run", str(folder / "experiment.yaml"), "--results", str(folder.parent)])
+    return shlex.join(["stillpoint", "run", f"{folder}/experiment.yaml", "--results", folder.rpartition("/")[0] or "."])
 
 
 def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:

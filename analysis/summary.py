@@ -53,6 +53,5 @@ def _laws(fits: list[SweepFit]) -> Table:
     return table
 
 
-def _short(path: Path) -> Path:
-    path = path.absolute()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _short(path: str) -> str:
+    return path.removeprefix(f"{Path.cwd()}/")

@@ -28,7 +28,7 @@ from suite.nodes import versions
 from suite.orders import Order, Progress
 from suite.results import Results
 from suite.scheduling import Board, Scheduler, attempted, new_board
-from suite.storage import Folder
+from suite.storage import Folder, Storage, storage_at
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, table
 from suite.training.records import record_steps
 from suite.trials import Task, expand
@@ -56,7 +56,7 @@ def commit_at_once(order: Order, report: Callable[[Progress], None], stopping: C
     outcome = {"trial_id": trial_id, "status": "finished", "steps": STEPS, "slots": order.slots, "lane": order.lane}
     commit = Commit(records=table(rows, RECORDS), outcomes=table([outcome], OUTCOMES), passages=PASSAGES.empty_table())
     name = Address(epoch=order.epoch, lane=order.lane, attempt=order.attempt, number=0).name
-    Folder(order.root).write(name, encode(commit, {}))
+    storage_at(order.root).write(name, encode(commit, {}))
     return Progress(order.lane, order.attempt, STEPS, {}, [name])
 
 
@@ -68,7 +68,7 @@ def steps_recorded() -> list[int]:
 class Kept:
     """What the driver keeps of lanes, as in a run; notes its memory after each commit."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Storage) -> None:
         self.results, self.memory = Results(folder), [resident()]
 
     def committed(self, name: str) -> None:
@@ -139,9 +139,9 @@ def seconds_of_tasks(orders: list[Order], board: Board) -> float:
 
 def seconds_of_lanes(orders: list[Order], board: Board, num_nodes: int) -> tuple[float, Kept]:
     """Wall of so many lanes through the scheduler, and what the driver kept."""
-    kept = Kept(Folder(orders[0].root))
+    kept = Kept(storage_at(orders[0].root))
     scheduler = Scheduler(
-        Folder(orders[0].root),
+        storage_at(orders[0].root),
         kept,
         board,
         resources=Resources(cpus=1),

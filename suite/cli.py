@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 import shlex
 import sys
 import time
@@ -35,22 +34,13 @@ OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python collects garbage after every 700 new objects; nearly all that is made while libraries load stays."""
 
 
-def _local(path: Path) -> Path:
-    """Refuse a URI, which would become a local folder of that name."""
-    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):
-        raise ValueError(
-            f"results cannot lie at {scheme[1]}://: give a folder, on a cluster one that all nodes share, such as NFS"
-        )
-    return path
-
-
 File = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Folder = Annotated[
-    Path, typer.Argument(help="Results folder, such as results/quickstart.", show_default=False, callback=_local)
+    str, typer.Argument(help="Results: a folder such as results/quickstart, or s3://...", show_default=False)
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")]
 Profile = Annotated[str | None, typer.Option(help="Apply the overrides of this name in the file.")]
-ResultsDir = Annotated[Path, typer.Option("--results", help="Where results folders are made.", callback=_local)]
+ResultsDir = Annotated[str, typer.Option("--results", help="Where results folders are made; or s3://BUCKET/...")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.1:6379; local when left out.")]
 
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; where the last run wrote when left out.")]
@@ -71,7 +61,7 @@ def run(
     file: File,
     overrides: Set = None,
     profile: Profile = None,
-    results: ResultsDir = Path("results"),
+    results: ResultsDir = "results",
     address: Address = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out, none to leave MLflow out.")
@@ -121,7 +111,7 @@ def plan(
     file: File,
     overrides: Set = None,
     profile: Profile = None,
-    results: ResultsDir = Path("results"),
+    results: ResultsDir = "results",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print trials, lanes, parameters, FLOPs, memory and expected time, without training."""
@@ -159,7 +149,7 @@ def sync(folder: Folder, tracking_uri: TrackingUri = None) -> None:
 @app.command()
 def doctor(
     address: Address = None,
-    results: ResultsDir = Path("results"),
+    results: ResultsDir = "results",
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out.")] = None,
 ) -> None:
     """Print what every node has, and what is wrong with it: versions, GPUs, memory, clock, storage, MLflow."""
@@ -174,10 +164,11 @@ def doctor(
 @app.command()
 def report(folder: Folder) -> None:
     """Fit the laws and write the report again."""
-    from analysis.report import write_report
+    from suite.run import write_report
+    from suite.storage import storage_at
 
     console = Console()
-    _closing_table(write_report(folder), console)
+    _closing_table(write_report(storage_at(folder)), console)
 
 
 @app.command()
@@ -219,7 +210,7 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=1))
 
 
-def _replay(experiment: object, results: Path, trial: str | None, fresh: bool) -> None:
+def _replay(experiment: object, results: str, trial: str | None, fresh: bool) -> None:
     from suite.experiment import Experiment
     from suite.replay import replay
 
@@ -243,8 +234,8 @@ def _command() -> str:
     return shlex.join(redacted(word) for word in ("stillpoint", *sys.argv[1:]))
 
 
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _short(place: Path | str) -> str:
+    return str(place).removeprefix(f"{Path.cwd()}/")
 
 
 def main() -> None:

@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from suite.storage import DamagedError
+from suite.storage import DamagedError, Storage
 from suite.tables import OUTCOMES, PASSAGES, RECORDS
 
 State = dict[str, np.ndarray]
@@ -104,13 +102,13 @@ def encode(commit: Commit, states: dict[str, State]) -> bytes:
     return buffer.getvalue()
 
 
-def decode(source: Path | BinaryIO) -> Commit:
+def decode(storage: Storage, name: str) -> Commit:
     """Everything but the states, which are not read.
 
     Raises:
         DamagedError: it cannot be read.
     """
-    with _damage_told(source), zipfile.ZipFile(source) as archive:
+    with _opened(storage, name) as archive:
         meta = json.loads(archive.read("meta.json"))
         return Commit(
             records=_decode_table(archive.read("records.arrow"), RECORDS),
@@ -123,26 +121,27 @@ def decode(source: Path | BinaryIO) -> Commit:
         )
 
 
-def decode_state(source: Path | BinaryIO, trial_id: str) -> State:
+def decode_state(storage: Storage, name: str, trial_id: str) -> State:
     """One trial's state; every array's checksum is verified.
 
     Raises:
         DamagedError: the object does not hold this trial, or cannot be read.
     """
     prefix = f"states/{trial_id}/"
-    with _damage_told(source), zipfile.ZipFile(source) as archive:
-        names = [name for name in archive.namelist() if name.startswith(prefix)]
-        if not names:
+    with _opened(storage, name) as archive:
+        members = [member for member in archive.namelist() if member.startswith(prefix)]
+        if not members:
             raise KeyError(trial_id)
-        return {name.removeprefix(prefix).removesuffix(".npy"): _decode_array(archive.read(name)) for name in names}
+        return {m.removeprefix(prefix).removesuffix(".npy"): _decode_array(archive.read(m)) for m in members}
 
 
 @contextmanager
-def _damage_told(source: Path | BinaryIO) -> Iterator[None]:
+def _opened(storage: Storage, name: str) -> Iterator[zipfile.ZipFile]:
     try:
-        yield
+        with storage.open(name) as file, zipfile.ZipFile(file) as archive:
+            yield archive
     except _SIGNS_OF_DAMAGE as error:
-        raise DamagedError(f"{source} cannot be read ({type(error).__name__}: {error})") from None
+        raise DamagedError(f"{storage.where(name)} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _encode_table(content: pa.Table) -> bytes:

@@ -6,11 +6,13 @@ import hashlib
 import shlex
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from suite.commits import Commit
 from suite.redaction import HIDDEN, redacted
 from suite.results import Results
+from suite.storage import Storage, at_hand
 from suite.tables import Row
 from suite.tracking import (
     CURVES,
@@ -73,10 +75,9 @@ class Delivery:
     def __init__(
         self, trials: list[Trial], saved: Results, sweep: Sweep, *, tracking_uri: str | None, delivered: list[str]
     ) -> None:
-        root = saved.folder.root
-        self._uri = tracking_uri or default_tracking_uri(root.parent)
+        self._uri = resolve_tracking_uri(tracking_uri, saved.folder)
         self._trials = {trial.trial_id: trial for trial in trials}
-        self._saved, self._sweep, self._root = saved, sweep, root
+        self._saved, self._sweep = saved, sweep
         self._delivered = delivered
         self._tracker: Tracker | None = None
         self._interrupted = False
@@ -104,7 +105,10 @@ class Delivery:
         self._delivered.clear()
         if self._uri == NOWHERE:
             return
-        self._tracker = Tracker(self._uri, self._sweep, self._root.parent / "mlartifacts")
+        root = self._saved.folder.root
+        database = sqlite_file(self._uri)
+        beside = root if isinstance(root, Path) else database  # with neither, the server says where files go
+        self._tracker = Tracker(self._uri, self._sweep, None if beside is None else beside.parent / "mlartifacts")
         if known:
             records = self._saved.records(SHOWN).groupby("trial_id", sort=False)
             self._tracker.deliver(
@@ -134,11 +138,12 @@ class Delivery:
             i for i in self._trials if self._saved.outcome(i)["status"] == "pending" and i in self._saved.outcomes
         ]
         self._tracker.deliver(self._update(trial_id, []) for trial_id in pending)
-        files = [self._root / name for name in ARTIFACTS if (self._root / name).exists()]
         status = "interrupted" if interrupted else "failed" if set(counts) - set(ENDED) else "finished"
-        self._tracker.finish(files, status, {f"trials_{name}": float(number) for name, number in counts.items()})
         patience = 0.0 if interrupted else PATIENCE_SECONDS
-        self._tracker.close(timeout=60 + patience + 0.2 * self._tracker.pending(), patience=patience)
+        with at_hand(self._saved.folder, ARTIFACTS) as here:
+            files = [here / name for name in ARTIFACTS if (here / name).exists()]
+            self._tracker.finish(files, status, {f"trials_{name}": float(number) for name, number in counts.items()})
+            self._tracker.close(timeout=60 + patience + 0.2 * self._tracker.pending(), patience=patience)
         if self._tracker.problem is None:
             self._delivered.append(self._mark)
 
@@ -152,7 +157,7 @@ class Delivery:
         """What is not in MLflow, and what to do."""
         if self._tracker is None or self._tracker.problem is None:
             return None
-        command = f"stillpoint sync {shlex.quote(str(self._root))}"
+        command = f"stillpoint sync {shlex.quote(str(self._saved.folder.root))}"
         if HIDDEN in self.public_uri:
             command += " --tracking-uri URI"
         return f"{self._tracker.problem} The results folder has it all; `{command}` delivers what is missing."
@@ -175,6 +180,22 @@ class Delivery:
             started_ms=_milliseconds(known.get("started_at")),
             ended_ms=ended_ms,
         )
+
+
+def resolve_tracking_uri(given: str | None, folder: Storage) -> str:
+    """Where runs go: as given, or the database beside the results.
+
+    Raises:
+        ValueError: results in a bucket have no database beside them, and nothing is given.
+    """
+    if given:
+        return given
+    if not isinstance(folder.root, Path):
+        raise ValueError(
+            f"{folder.root} has no room for MLflow's database: give an MLflow server with --tracking-uri, "
+            f"or --tracking-uri {NOWHERE}"
+        )
+    return default_tracking_uri(folder.root.parent)
 
 
 def kept_uri(given: str | None) -> str | None:

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from suite.delivery import NOWHERE
+from suite.delivery import NOWHERE, resolve_tracking_uri
 from suite.nodes import CLOCK_SECONDS, NodeReport, clock_words, inspect, new_probes, versions
 from suite.redaction import redacted
-from suite.storage import Folder
-from suite.tracking import Store, default_tracking_uri, examine_store
+from suite.storage import Folder, Storage, storage_at
+from suite.tracking import Store, examine_store
 
 LEAST_MEMORY = 2**29
 """Bytes: about what a worker takes with its libraries."""
@@ -39,8 +39,8 @@ class Examination:
     nodes: list[NodeReport]
     silent: dict[str, str]
     """Addresses of nodes that did not report, and why."""
-    results: Path
-    tried: Path
+    results: Path | str
+    tried: Path | str
     """The results folder, or the nearest folder above it that there is."""
     store: Store | None
     """None where MLflow is left out."""
@@ -61,28 +61,29 @@ class Examination:
         return found
 
 
-def examine(*, address: str | None, results: Path, tracking_uri: str | None) -> Examination:
+def examine(*, address: str | None, results: Path | str, tracking_uri: str | None) -> Examination:
     """Ask this machine, or every node of the cluster at the address. Leaves nothing behind.
 
     Raises:
         ValueError: that is no address.
     """
-    results = results.absolute()
-    tried = next(path for path in (results, *results.parents) if path.exists())
-    folder, others = Folder(tried), list[Problem]()
+    wanted, others = storage_at(results, "any"), list[Problem]()
+    uri = resolve_tracking_uri(tracking_uri, wanted)
+    folder = storage_at(results)
+    if isinstance(folder, Folder):
+        folder = Folder(next(path for path in (folder.root, *folder.root.parents) if path.exists()))
     with _marked(folder, others) as mark:
         nodes, silent = (
             _ask_cluster(folder, mark, address, others) if address else (_ask_here(folder, mark, others), {})
         )
     if others:
         nodes = [replace(node, storage=None) for node in nodes]  # the driver's own trouble says it
-    uri = tracking_uri or default_tracking_uri(results)
     store = None if uri == NOWHERE else examine_store(uri)
-    return Examination(address, nodes, silent, results, tried, store, others)
+    return Examination(address, nodes, silent, storage_at(results).root, folder.root, store, others)
 
 
 @contextmanager
-def _marked(folder: Folder, problems: list[Problem]) -> Iterator[str]:
+def _marked(folder: Storage, problems: list[Problem]) -> Iterator[str]:
     """An object that the driver wrote, as long as the block lasts; its absence is a problem of its own."""
     mark = f".doctor-{uuid.uuid4().hex}"
     try:
@@ -99,7 +100,7 @@ def _marked(folder: Folder, problems: list[Problem]) -> Iterator[str]:
             folder.delete([mark])
 
 
-def _ask_here(folder: Folder, mark: str, problems: list[Problem]) -> list[NodeReport]:
+def _ask_here(folder: Storage, mark: str, problems: list[Problem]) -> list[NodeReport]:
     from suite.scheduling import ClusterError, check_home
 
     try:
@@ -113,7 +114,7 @@ def _ask_here(folder: Folder, mark: str, problems: list[Problem]) -> list[NodeRe
 
 
 def _ask_cluster(
-    folder: Folder, mark: str, address: str, problems: list[Problem]
+    folder: Storage, mark: str, address: str, problems: list[Problem]
 ) -> tuple[list[NodeReport], dict[str, str]]:
     """All nodes; this machine alone where there is no cluster that lets it in."""
     from suite.scheduling import DOCTOR_ADVICE, ClusterError, check_address, connected, inspect_nodes
@@ -128,7 +129,7 @@ def _ask_cluster(
         return _ask_here(folder, mark, problems), {}
 
 
-def node_problems(node: NodeReport, driver: dict[str, str], tried: Path) -> Iterator[Problem]:
+def node_problems(node: NodeReport, driver: dict[str, str], tried: Path | str) -> Iterator[Problem]:
     """What is wrong with a node."""
     where = f"node {node.host}"
     for name, mine in driver.items():

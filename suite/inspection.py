@@ -10,19 +10,19 @@ from pathlib import Path
 from rich.console import Console
 
 from suite.results import Results, ResultsError, read_table
-from suite.storage import Folder, owner
+from suite.storage import Storage, owner, storage_at
 
 FEW = 3
 """Trials named where many ended for the same reason."""
 
 
-def show_status(root: Path, console: Console) -> None:
+def show_status(root: Path | str, console: Console) -> None:
     """Print trials by status, failures, and who is writing.
 
     Raises:
         ResultsError: the folder holds no results.
     """
-    folder = Folder(root.absolute())
+    folder = storage_at(root)
     if not folder.exists("sweep.json"):
         raise ResultsError(f"{root} holds no results; give a folder such as results/quickstart")
     saved = Results.open(folder)
@@ -64,14 +64,14 @@ def _unfinished_words(saved: Results) -> list[str]:
     return lines
 
 
-def _num_planned(folder: Folder) -> int:
+def _num_planned(folder: Storage) -> int:
     """Trials of the last run's sweep; 0 if that is not known."""
     with suppress(ValueError):
         return int(json.loads(folder.read("sweep.json")).get("num_trials", 0))
     return 0
 
 
-def _owner_words(folder: Folder) -> str:
+def _owner_words(folder: Storage) -> str:
     holder = owner(folder)
     if holder is None or not holder.alive:
         return "No run is at work here."

@@ -38,13 +38,14 @@ def load_checkpoint(results: str | Path, trial: str) -> Checkpoint:
     from suite.commits import decode_state
     from suite.loading import load_experiment
     from suite.results import Results
-    from suite.storage import Folder
+    from suite.storage import at_hand, storage_at
     from suite.trials import expand
 
-    folder = Folder(Path(results).absolute())
+    folder = storage_at(results)
     if not folder.exists("experiment.yaml"):
         raise ValueError(f"{results} holds no results; give a folder such as results/quickstart")
-    trials = expand(load_experiment(folder.path("experiment.yaml"))).trials
+    with at_hand(folder, ["experiment.yaml"]) as here:
+        trials = expand(load_experiment(here / "experiment.yaml")).trials
     found = next((known for known in trials if trial in (known.trial_id, known.name)), None)
     if found is None:
         examples = ", ".join(f"{known.trial_id} ({known.name})" for known in trials[:3])
@@ -52,7 +53,7 @@ def load_checkpoint(results: str | Path, trial: str) -> Checkpoint:
     outcome = Results.open(folder).outcome(found.trial_id)
     if outcome.get("checkpoint") is None:
         raise ValueError(f"trial {trial} is {outcome['status']} in {results} and has no checkpoint")
-    state = decode_state(folder.path(outcome["checkpoint"]), found.trial_id)
+    state = decode_state(folder, outcome["checkpoint"], found.trial_id)
     return Checkpoint(found.trial_id, found.name, found.settings, state)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from suite.failures import UnfitNodeError
 from suite.orders import Order
-from suite.storage import Folder
+from suite.storage import Storage, storage_at
 
 DECISIVE = ("stillpoint", "torch", "numpy", "ray")
 """Packages of which numbers, or the way they travel, depend on the version."""
@@ -79,16 +79,16 @@ def check_fit(order: Order, node: str) -> None:
     host = socket.gethostname()
     if found := differences(order.expected, versions()):
         raise UnfitNodeError(f"node {host} has {', '.join(found)}: install the same versions there", node)
-    if not Folder(order.root).exists(order.mark):
+    if not storage_at(order.root).exists(order.mark):
         raise UnfitNodeError(f"node {host} {not_shared(order.root)}", node)
 
 
-def not_shared(root: Path) -> str:
+def not_shared(root: Path | str) -> str:
     """What is wrong where the driver's objects are not seen."""
     return f"does not see the driver's files in {root}: put results into a folder that all nodes share"
 
 
-def inspect(root: Path, mark: str, probes: str, node: str) -> NodeReport:
+def inspect(root: Path | str, mark: str, probes: str, node: str) -> NodeReport:
     """This node; `mark` is an object of the results folder that the driver wrote. Leaves `PROBES/NODE` there, for the
     driver to see."""
     free, total = _memory()
@@ -101,12 +101,12 @@ def inspect(root: Path, mark: str, probes: str, node: str) -> NodeReport:
         total_memory=total,
         gpus=_gpus(),
         has_cuda=_has_cuda(),
-        storage=_storage_problem(Folder(root), mark, f"{probes}/{node}"),
+        storage=_storage_problem(storage_at(root), mark, f"{probes}/{node}"),
         clock=time.time(),
     )
 
 
-def _storage_problem(folder: Folder, mark: str, probe: str) -> str | None:
+def _storage_problem(folder: Storage, mark: str, probe: str) -> str | None:
     try:
         if not folder.exists(mark):
             return not_shared(folder.root)

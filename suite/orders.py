@@ -16,7 +16,7 @@ from suite.trials import Task
 class Order:
     """All a worker needs to know for one attempt at one lane."""
 
-    root: Path
+    root: Path | str
     epoch: int
     lane: str
     attempt: int

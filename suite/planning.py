@@ -18,7 +18,7 @@ from suite.measurement.registry import MEASUREMENTS
 from suite.progress import duration
 from suite.results import Results
 from suite.run import check_data, saved_slots, shape_costs
-from suite.storage import Folder
+from suite.storage import storage_at
 from suite.trials import Task, expand, missing
 
 
@@ -89,7 +89,7 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(experiment: Experiment, *, results: Path) -> Plan:
+def make_plan(experiment: Experiment, *, results: Path | str) -> Plan:
     """Plan what is missing of an experiment in `results`; measures shapes that were never measured here.
 
     Raises:
@@ -97,7 +97,7 @@ def make_plan(experiment: Experiment, *, results: Path) -> Plan:
     """
     expansion = expand(experiment)
     check_data(expansion.trials)
-    folder = Folder(Path(results).absolute() / experiment.name)
+    folder = storage_at(results, experiment.name)
     saved = Results.open(folder)
     saved.drop_incomplete(expansion.trials)
     tasks = missing(expansion.trials, saved.outcomes, experiment)

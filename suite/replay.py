@@ -9,7 +9,7 @@ import numpy as np
 
 from suite.experiment import Experiment
 from suite.results import Results
-from suite.storage import Folder
+from suite.storage import storage_at
 from suite.trials import Trial, expand
 
 COMPARED = ("loss", "grad_norm_sq", "scaled_grad_norm_sq", "displacement")
@@ -41,14 +41,14 @@ class Difference:
         return "\n".join(lines)
 
 
-def replay(experiment: Experiment, wanted: str, *, results: Path) -> Difference:
+def replay(experiment: Experiment, wanted: str, *, results: Path | str) -> Difference:
     """Train the trial with this id or name as its lane did: the same number of slots, the others idle.
 
     Raises:
         ValueError: no such trial in the experiment, or none stored.
     """
     trial = _find(expand(experiment).trials, wanted)
-    saved = Results.open(Folder(results.absolute() / experiment.name))
+    saved = Results.open(storage_at(results, experiment.name))
     known = saved.outcome(trial.trial_id)
     if known["status"] not in ("finished", "diverged"):
         raise ValueError(

@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from suite.commits import Address, Commit, decode
 from suite.measurement.certificate import STATIONARY, Levels, kind_of
 from suite.redaction import redacted
-from suite.storage import DamagedError, Folder
+from suite.storage import DamagedError, Storage
 from suite.tables import FORMAT_VERSION, OUTCOMES, PASSAGES, RECORDS, Row
 from suite.training.records import is_record_step, record_steps
 from suite.trials import ENDED, Flattened, Trial, flat_settings
@@ -49,7 +48,7 @@ class ResultsError(ValueError):
 class Stored:
     """A table of rows in the folder, of which columns are read when they are needed."""
 
-    folder: Folder
+    folder: Storage
     name: str
     schema: pa.Schema
 
@@ -67,8 +66,8 @@ class Stored:
     @property
     def is_current(self) -> bool:
         """Whether the file has today's columns, in their order and kinds."""
-        with _told_if_no_table(self.folder, self.name):
-            return bool(pq.read_schema(self.folder.path(self.name)).remove_metadata().equals(self.schema))
+        with _opened_table(self.folder, self.name) as file:
+            return bool(file.schema_arrow.remove_metadata().equals(self.schema))
 
 
 Part = tuple["int | None", "pa.Table | Stored"]
@@ -81,7 +80,7 @@ MOST_PARTS = 64
 class Results:
     """Everything saved about the trials of one experiment, planned now or earlier."""
 
-    folder: Folder
+    folder: Storage
     outcomes: dict[str, Row] = field(default_factory=dict)
     """What is known of each trial by id: the columns of OUTCOMES, those that are null left out."""
     settings: dict[str, Row] = field(default_factory=dict)
@@ -90,7 +89,7 @@ class Results:
     """Commits of this epoch and earlier ones are all in the tables."""
     num_taken: int = 0
     """Commits taken in since the tables were read."""
-    damaged: list[Path] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     """Commits that cannot be read and do not count."""
     _merged: set[str] = field(default_factory=set)
     _closed: set[str] = field(default_factory=set)
@@ -102,7 +101,7 @@ class Results:
     """Trials in trials.parquet as long as nothing else is known of their records and passages than the tables say."""
 
     @classmethod
-    def open(cls, folder: Folder) -> Results:
+    def open(cls, folder: Storage) -> Results:
         """Read the tables and the commits that are not in them; an absent folder holds nothing.
 
         A commit that cannot be read is noted in `damaged`, and the rows of an absent table are sought in commits.
@@ -184,10 +183,10 @@ class Results:
     def _readable(self, name: str) -> Commit | None:
         """The commit, unless it is damaged, which is noted."""
         try:
-            return decode(self.folder.path(name))
+            return decode(self.folder, name)
         except DamagedError:
-            if self.folder.path(name) not in self.damaged:
-                self.damaged.append(self.folder.path(name))
+            if (where := self.folder.where(name)) not in self.damaged:
+                self.damaged.append(where)
             return None
 
     def _leftovers(self) -> list[str]:
@@ -245,7 +244,7 @@ class Results:
         Raises:
             DamagedError: it cannot be read.
         """
-        commit = decode(self.folder.path(name))
+        commit = decode(self.folder, name)
         if name in self._merged:
             return commit
         self._merged.add(name)
@@ -491,7 +490,7 @@ def _gathered(parts: list[Part], schema: pa.Schema) -> list[Part]:
     return [*((turn, rows) for turn, rows in parts if turn is None or turn <= 0), (None, pa.table(columns))]
 
 
-def read_table(folder: Folder, name: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
+def read_table(folder: Storage, name: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
     """A Parquet file of the folder, None if absent; with `columns`, those of them that it has.
 
     Raises:
@@ -499,30 +498,31 @@ def read_table(folder: Folder, name: str, *, columns: Sequence[str] | None = Non
     """
     if not folder.exists(name):
         return None
-    with _told_if_no_table(folder, name), pq.ParquetFile(folder.path(name)) as file:
+    with _opened_table(folder, name) as file:
         version = int((file.schema_arrow.metadata or {})[b"format_version"])
         there = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
         content = None if version > FORMAT_VERSION else file.read(there, use_threads=False)  # arrow#34314: at exit
     if content is None:
         raise ResultsError(
-            f"{folder.path(name)} has format version {version}, and this Stillpoint reads up to {FORMAT_VERSION}; "
+            f"{folder.where(name)} has format version {version}, and this Stillpoint reads up to {FORMAT_VERSION}; "
             "upgrade it, or choose another folder with --results"
         )
     return content
 
 
 @contextmanager
-def _told_if_no_table(folder: Folder, name: str) -> Iterator[None]:
+def _opened_table(folder: Storage, name: str) -> Iterator[pq.ParquetFile]:
     try:
-        yield
+        with folder.open(name) as raw, pq.ParquetFile(raw) as file:
+            yield file
     except (pa.ArrowInvalid, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ResultsError(
-            f"{folder.path(name)} is not a table of results: {str(error).rstrip('.')}; "
+            f"{folder.where(name)} is not a table of results: {str(error).rstrip('.')}; "
             "restore it from a copy, or move the folder away and train again"
         ) from None
 
 
-def write_table(folder: Folder, name: str, content: pa.Table, metadata: dict[str, Any] | None = None) -> None:
+def write_table(folder: Storage, name: str, content: pa.Table, metadata: dict[str, Any] | None = None) -> None:
     """A Parquet file in one atomic write; metadata values are kept as JSON."""
     described = {"format_version": FORMAT_VERSION, **(metadata or {})}
     encoded = {key: json.dumps(value) for key, value in described.items()}

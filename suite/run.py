@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from suite.buckets import BucketError
 from suite.columns import axis_column
 from suite.data.files import check_unchanged, contents
 from suite.experiment import Experiment, TrialSettings
@@ -38,7 +39,7 @@ from suite.lanes import (
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.redaction import redacted
-from suite.storage import DamagedError, Folder, Lock, locked
+from suite.storage import DamagedError, Lock, Storage, at_hand, locked, storage_at
 from suite.timings import TimingCache
 from suite.trials import ENDED, Expansion, Task, Trial, expand, is_trained, lacks_measurement, missing
 
@@ -57,6 +58,9 @@ Calibrate = Callable[[dict[str, dict[str, Any]]], dict[str, Timings]]
 MERGE_SECONDS = 600.0
 """Least time between two merges of commits into tables while training goes on."""
 
+REPORTED = ("trials.parquet", "passages.parquet", "records.parquet", "fits.json", "pictures.json", "figures")
+"""What a report is made from."""
+
 CHECK_SECONDS = 1.0
 """Time given to drawing the data of further seeds before a run."""
 
@@ -65,7 +69,8 @@ CHECK_SECONDS = 1.0
 class Summary:
     """What a run came to."""
 
-    folder: Path
+    folder: Path | str
+    """Where the results are: a folder, or the address of a bucket."""
     report: Report | None
     """None if the run was interrupted, or none was asked for."""
     counts: dict[str, int]
@@ -102,6 +107,7 @@ def run(
         ClusterError: Ray cannot be reached.
         UnfinishedError: the disk is full, or no node is left; what was committed is kept.
     """
+    from suite.delivery import resolve_tracking_uri
     from suite.results import Results
 
     observer = observer or Observer()
@@ -115,8 +121,9 @@ def run(
         from suite import scheduling
 
         scheduling.check_address(address)
-    folder = Folder(Path(results).absolute() / experiment.name)
-    if address is None and not folder.root.exists():
+    folder = storage_at(results, experiment.name)
+    resolve_tracking_uri(tracking_uri, folder)
+    if address is None and not folder.exists("sweep.json"):
         from suite import scheduling
 
         scheduling.check_home()
@@ -165,7 +172,7 @@ class _Run:
         self,
         experiment: Experiment,
         expansion: Expansion,
-        folder: Folder,
+        folder: Storage,
         saved: Results,
         lock: Lock,
         observer: Observer,
@@ -200,7 +207,7 @@ class _Run:
         from suite.commits import decode_state
 
         try:
-            decode_state(self.folder.path(commit), trial_id)
+            decode_state(self.folder, commit, trial_id)
         except DamagedError:
             return False
         return True
@@ -244,7 +251,7 @@ class _Run:
                 return self._complete(delivery, address, stopped, connections)
             except BaseException as error:
                 delivery.abandon()
-                if is_full(error):
+                if is_full(error) or isinstance(error, BucketError):
                     raise StorageError(f"{self.folder.root}: {error}") from None
                 raise
 
@@ -321,9 +328,11 @@ class _Run:
             with self.observer.stage("looking at the nodes"):
                 self._check_nodes()
         with self.observer.stage("measuring how many trials to stack"):
-            costs = self.costs(
-                partial(scheduling.calibrate, resources=needed, notice=self.observer.notice), workers=num_workers
-            )
+            calibrate = partial(scheduling.calibrate, resources=needed, notice=self.observer.notice, stopped=stopped)
+            try:
+                costs = self.costs(calibrate, workers=num_workers)
+            except scheduling.StoppedError:
+                return False
         lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
         self._keep_slots(costs)
         watch = _Watch(self, lanes, costs, delivery)
@@ -433,10 +442,21 @@ class _Run:
         write_sweep(self.folder, self.sweep)
 
     def _report(self) -> Report:
-        from analysis.report import write_report
-
         with self.observer.stage("fitting laws, drawing figures"):
-            return write_report(self.folder.root, command=self.command)
+            return write_report(self.folder, command=self.command)
+
+
+def write_report(folder: Storage, *, command: str | None = None) -> Report:
+    """The report of these results, beside them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    from analysis import report
+
+    with at_hand(folder, REPORTED) as here:
+        made = report.write_report(here, command=command, home=folder.root)
+    return replace(made, path=folder.where("report.html"))
 
 
 class _Watch:
@@ -483,9 +503,9 @@ class _Watch:
         """Note how far a lane is."""
         self._at |= {i: step for i, step in progress.running.items() if i not in self._ended}
         for name in set(progress.unreadable) - self._unreadable:
-            path = self._job.folder.path(name)
             self._job.observer.notice(
-                f"{path} is damaged: trials that were to go on from it take an earlier checkpoint, or begin anew."
+                f"{self._job.folder.where(name)} is damaged: trials that were to go on from it "
+                "take an earlier checkpoint, or begin anew."
             )
         self._unreadable |= set(progress.unreadable)
         self._steps[progress.lane, progress.attempt] = progress.steps_done
@@ -587,7 +607,7 @@ def _timings(
     return known
 
 
-def saved_slots(folder: Folder, experiment: Experiment) -> dict[str, Cost]:
+def saved_slots(folder: Storage, experiment: Experiment) -> dict[str, Cost]:
     """Slots chosen earlier in this folder, by shape; none if there is no such folder.
 
     Raises:
@@ -596,7 +616,7 @@ def saved_slots(folder: Folder, experiment: Experiment) -> dict[str, Cost]:
     return read_costs(read_sweep(folder, experiment).get("slots")) if folder.exists("sweep.json") else {}
 
 
-def read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
+def read_sweep(folder: Storage, experiment: Experiment) -> dict[str, Any]:
     """What the folder remembers beside its tables; begun where there is nothing.
 
     Raises:
@@ -609,7 +629,7 @@ def read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
             return dict(json.loads(folder.read("sweep.json")))
         except ValueError as error:
             raise ResultsError(
-                f"{folder.path('sweep.json')} is damaged ({error}); "
+                f"{folder.where('sweep.json')} is damaged ({error}); "
                 "restore it, or remove it and begin a new sweep in MLflow"
             ) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -618,7 +638,7 @@ def read_sweep(folder: Folder, experiment: Experiment) -> dict[str, Any]:
     return sweep
 
 
-def write_sweep(folder: Folder, sweep: Mapping[str, Any]) -> None:
+def write_sweep(folder: Storage, sweep: Mapping[str, Any]) -> None:
     """Keep what the folder must remember beside its tables."""
     folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
 

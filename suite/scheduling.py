@@ -14,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -31,7 +31,7 @@ from suite.lanes import Timings
 from suite.nodes import NodeReport, check_fit, clock_ahead, inspect, new_probes, not_shared
 from suite.orders import Begun, Order, Progress
 from suite.redaction import redacted
-from suite.storage import Folder
+from suite.storage import Storage, storage_at
 from suite.trials import Task
 
 POLL_SECONDS, HEAR_SECONDS = 0.5, 0.1
@@ -63,6 +63,10 @@ IDLE_SECONDS = 60.0
 the answer of a node that was cut off (ray#63405)."""
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
+
+
+class StoppedError(Exception):
+    """Told to stop before training began."""
 
 
 class ClusterError(RuntimeError):
@@ -303,7 +307,7 @@ def _leave_process(order: Order, error: Exception) -> None:
     The reason is left where the driver looks for commits."""
     words = next(iter(f"{type(error).__name__}: {error}".splitlines()))
     try:
-        Folder(order.root).write(f"{order.folder}/{OUT_OF_MEMORY}", words.encode())
+        storage_at(order.root).write(f"{order.folder}/{OUT_OF_MEMORY}", words.encode())
     except (OSError, MemoryError):
         return
     sys.exit(0)
@@ -325,7 +329,11 @@ def _measure(arguments: dict[str, Any]) -> Timings:
 
 
 def calibrate(
-    requests: dict[str, dict[str, Any]], *, resources: Resources, notice: Callable[[str], None]
+    requests: dict[str, dict[str, Any]],
+    *,
+    resources: Resources,
+    notice: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Timings]:
     """Timings by shape key, each measured in a task with the resources that its lanes will have.
 
@@ -333,18 +341,42 @@ def calibrate(
 
     Raises:
         ValueError: a trial cannot be made from its settings.
+        StoppedError: `stopped` said so.
+        LostClusterError: Ray went away.
     """
-    task = _measure.options(**_request(resources))
-    references = {key: task.remote(arguments) for key, arguments in requests.items()}
-    timings = {}
-    for key, reference in references.items():
-        try:
-            timings[key] = ray.get(reference)
-        except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, ValueError):
-                raise ValueError(str(error.cause)) from None
-            notice(f"A shape of trial could not be timed, and trains with few slots: {failure_of(error).words}")
+    task, head = _measure.options(**_request(resources)), _Head(ray.get_runtime_context().gcs_address)
+    waiting = {task.remote(arguments): key for key, arguments in requests.items()}
+    timings, dead, next_look = {}, _dead_nodes(), time.monotonic() + NODES_SECONDS
+    while waiting:
+        if stopped():
+            _cancel(waiting)
+            raise StoppedError
+        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=HEAR_SECONDS)
+        for reference in ready:
+            key = waiting.pop(reference)
+            try:
+                timings[key] = ray.get(reference)
+            except RayError as error:
+                if isinstance(error, RayTaskError) and isinstance(error.cause, ValueError):
+                    raise ValueError(str(error.cause)) from None
+                notice(f"A shape of trial could not be timed, and trains with few slots: {failure_of(error).words}")
+        if time.monotonic() >= next_look and head.answers():
+            next_look = time.monotonic() + NODES_SECONDS
+            if (now_dead := _dead_nodes()) - dead:  # Ray may say nothing any more of what ran there
+                dead = now_dead
+                _cancel(waiting)
+                waiting = {task.remote(requests[key]): key for key in waiting.values()}
     return timings
+
+
+def _cancel(references: Iterable[Any]) -> None:
+    for reference in references:
+        ray.cancel(reference, force=True)
+
+
+def _dead_nodes() -> set[str]:
+    """Ids of the nodes that are gone for good."""
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
 @ray.remote(max_retries=0, num_cpus=0)
@@ -352,7 +384,7 @@ def _inspect(root: Any, mark: str, probes: str) -> NodeReport:
     return inspect(root, mark, probes, ray.get_runtime_context().get_node_id())
 
 
-def inspect_nodes(folder: Folder, mark: str) -> tuple[list[NodeReport], dict[str, str]]:
+def inspect_nodes(folder: Storage, mark: str) -> tuple[list[NodeReport], dict[str, str]]:
     """Every node's report, and why others gave none, by their addresses; `mark` is an object of the folder that the
     driver wrote."""
     probes, asked = new_probes(), {}
@@ -379,7 +411,7 @@ def inspect_nodes(folder: Folder, mark: str) -> tuple[list[NodeReport], dict[str
     return sorted(reports, key=lambda report: (report.host, report.node)), silent
 
 
-def _seen(report: NodeReport, node: dict[str, Any], asked: float, folder: Folder, probes: str) -> NodeReport:
+def _seen(report: NodeReport, node: dict[str, Any], asked: float, folder: Storage, probes: str) -> NodeReport:
     """A node's report with what the driver alone can see of it."""
     ahead = clock_ahead(report.clock, asked=asked, answered=time.time())
     report = replace(report, clock_ahead=ahead, gpus_in_ray=node["Resources"].get("GPU", 0.0))
@@ -440,7 +472,7 @@ class Scheduler:
 
     def __init__(
         self,
-        folder: Folder,
+        folder: Storage,
         sink: Sink,
         board: Board,
         *,
@@ -550,7 +582,7 @@ class Scheduler:
 
     def _leave_dead_nodes(self, now: float) -> None:
         """Lanes of which Ray says nothing any more go on elsewhere; what they still write does not count."""
-        dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        dead = _dead_nodes()
         for reference, running in list(self._running.items()):
             if running.node in dead:
                 running.dead_since = running.dead_since or now
@@ -614,7 +646,7 @@ class Scheduler:
         """Without those whose node has died since: Ray may tell of a node some time after it told of its workers."""
         if not attempts or not self._head.answers():
             return attempts
-        gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        gone = _dead_nodes()
         return tuple(node for node in attempts if node not in gone)
 
     def _try_again(

@@ -1,17 +1,21 @@
-"""The results folder as a store of whole objects: every write is atomic and durable, and one writer holds the lock."""
+"""Where results lie, as a store of whole objects: every write is atomic and durable, and one writer holds the lock."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
+
+from suite.buckets import SCHEMES, Bucket, scheme_of
 
 HEARTBEAT_SECONDS = 10.0
 HEARTBEAT_LOST_SECONDS = 60.0
@@ -25,6 +29,89 @@ class DamagedError(ValueError):
     """An object that is absent or cannot be read as it was written."""
 
 
+class Storage(Protocol):
+    """Objects named by relative paths with forward slashes, in a folder or a bucket.
+
+    Raises:
+        OSError: by every method, where what holds them fails.
+    """
+
+    @property
+    def root(self) -> Path | str:
+        """The folder, or the address of the bucket."""
+
+    def where(self, name: str) -> str:
+        """Where the object lies, for people."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the object is there."""
+
+    def open(self, name: str) -> BinaryIO:
+        """The object to read from, at any place of it."""
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Create or replace the object at once: a reader sees the old one or the new one, whatever is killed."""
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create the object if there is none; False if another process was first."""
+
+    def names(self, under: str) -> list[str]:
+        """Names of all objects under a folder, sorted; unfinished writes and hidden ones are not among them."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects."""
+
+
+def storage_at(place: Path | str, *parts: str) -> Storage:
+    """The storage at a folder or at the address of a bucket, or below it.
+
+    Raises:
+        ValueError: it is an address of another kind.
+    """
+    scheme = scheme_of(str(place))
+    if scheme is None:
+        return Folder(Path(place, *parts).absolute())
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(
+            f"results cannot lie at {scheme}://: give a folder, on a cluster one that all nodes share, such as NFS, "
+            f"or a bucket ({known})"
+        )
+    if isinstance(place, Path):
+        raise ValueError(f"{place} went through pathlib, which spoils addresses: give it as text")
+    bucket = place.partition("://")[2].strip("/")
+    if not bucket or "://" not in place:
+        raise ValueError(f"{place} names no bucket; write {scheme}://BUCKET/FOLDER")
+    if set(bucket) & set("*?[]"):
+        raise ValueError(f"{place} has one of * ? [ ], which stand for many names; choose a folder without")
+    return Bucket("/".join([f"{scheme}://{bucket}", *parts]))
+
+
+@contextmanager
+def at_hand(storage: Storage, names: Iterable[str]) -> Iterator[Path]:
+    """A folder of this machine that has these objects, as far as they are there: the storage itself if it is one.
+
+    `names` are objects, or folders of them. What is new or changed there when the block ends goes into the storage.
+    """
+    if isinstance(storage, Folder):
+        yield storage.root
+        return
+    with tempfile.TemporaryDirectory(prefix="stillpoint-") as made:
+        here, known = Folder(Path(made)), dict[str, bytes]()
+        for name in names:
+            for found in storage.names(name):  # of a bucket, where an object's name stands for itself too
+                here.write(found, content := storage.read(found))
+                known[found] = hashlib.sha256(content).digest()
+        yield here.root
+        for name in here.names("."):
+            content = here.read(name)
+            if known.get(name := name.removeprefix("./")) != hashlib.sha256(content).digest():
+                storage.write(name, content)
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of objects named by relative paths with forward slashes."""
@@ -35,9 +122,17 @@ class Folder:
         """Where the object lies."""
         return self.root / name
 
+    def where(self, name: str) -> str:
+        """Where the object lies, for people."""
+        return str(self.path(name))
+
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
         return self.path(name).exists()
+
+    def open(self, name: str) -> BinaryIO:
+        """The object to read from."""
+        return self.path(name).open("rb")
 
     def read(self, name: str) -> bytes:
         """The whole object."""
@@ -133,16 +228,18 @@ def process_lives(pid: int) -> bool:
     return True
 
 
-def owner(folder: Folder) -> Owner | None:
+def owner(folder: Storage) -> Owner | None:
     """The holder of the highest lock, living or not; None for a folder never written to."""
-    epochs = sorted(int(name.rpartition("/")[2]) for name in folder.names("lock"))
-    return None if not epochs else Owner(**json.loads(folder.read(f"lock/{epochs[-1]}")))
+    while epochs := sorted(int(name.rpartition("/")[2]) for name in folder.names("lock")):
+        with suppress(FileNotFoundError):  # another process has just taken over, under a higher epoch
+            return Owner(**json.loads(folder.read(f"lock/{epochs[-1]}")))
+    return None
 
 
 class Lock:
     """This process's hold on a results folder: its epoch, kept alive by a thread."""
 
-    def __init__(self, folder: Folder, epoch: int) -> None:
+    def __init__(self, folder: Storage, epoch: int) -> None:
         self._folder, self.epoch = folder, epoch
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="stillpoint-heartbeat")
@@ -186,7 +283,7 @@ def _content(epoch: int, *, released: bool = False) -> bytes:
 
 
 @contextmanager
-def locked(folder: Folder, *, at_least: int = 1) -> Iterator[Lock]:
+def locked(folder: Storage, *, at_least: int = 1) -> Iterator[Lock]:
     """Hold the folder as its one writer, under a new epoch of `at_least` or more.
 
     Raises:

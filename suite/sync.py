@@ -12,7 +12,7 @@ from suite.progress import Observer
 from suite.redaction import HIDDEN
 from suite.results import Results, ResultsError
 from suite.run import described, read_sweep, write_sweep
-from suite.storage import Folder, locked
+from suite.storage import at_hand, locked, storage_at
 from suite.trials import expand
 
 
@@ -20,7 +20,7 @@ from suite.trials import expand
 class Synced:
     """What a delivery came to."""
 
-    folder: Path
+    folder: Path | str
     counts: dict[str, int]
     """Trials of the folder by status."""
     tracking_uri: str
@@ -35,7 +35,7 @@ class Synced:
         return self.problem or f"MLflow at {self.tracking_uri} has all of {self.folder}: {trials}."
 
 
-def sync(root: Path, *, tracking_uri: str | None = None, observer: Observer | None = None) -> Synced:
+def sync(root: Path | str, *, tracking_uri: str | None = None, observer: Observer | None = None) -> Synced:
     """Bring MLflow up to date with a results folder; what is there already stays as it is, and nothing comes twice.
 
     Without a tracking URI, it goes to where the last run was told to write.
@@ -45,12 +45,13 @@ def sync(root: Path, *, tracking_uri: str | None = None, observer: Observer | No
         ValueError: the last run's tracking URI had a password, which is not kept, and no other is given.
         LockedError: a run is at work in the folder.
     """
-    folder, observer = Folder(root.absolute()), observer or Observer()
+    folder, observer = storage_at(root), observer or Observer()
     if not folder.exists("sweep.json"):
         raise ResultsError(f"{root} holds no results; give a folder such as results/quickstart")
     if not folder.exists("experiment.yaml"):
         raise ResultsError(f"{root} has no tables yet; the command that began it, run again, goes on and delivers")
-    experiment = load_experiment(folder.path("experiment.yaml"))
+    with at_hand(folder, ["experiment.yaml"]) as here:
+        experiment = load_experiment(here / "experiment.yaml")
     trials = expand(experiment).trials
     with locked(folder) as lock:
         sweep, saved = read_sweep(folder, experiment), Results.open(folder)

@@ -151,7 +151,7 @@ class Tracker:
         self,
         tracking_uri: str,
         sweep: Sweep,
-        artifact_root: Path,
+        artifact_root: Path | None,
         *,
         retry_seconds: float = 1.0,
         retry_seconds_max: float = 60.0,
@@ -353,7 +353,7 @@ class _Mirror:
         self._children: dict[str, _Child] = {}
 
     @classmethod
-    def opened(cls, uri: str, sweep: Sweep, artifact_root: Path) -> _Mirror:
+    def opened(cls, uri: str, sweep: Sweep, artifact_root: Path | None) -> _Mirror:
         """Connect, make what is missing, and look all runs of the sweep up once."""
         client = _client(uri)
         _relocate(sqlite_file(uri), artifact_root)
@@ -652,12 +652,12 @@ def _remove_unfinished(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _relocate(database: Path | None, artifact_root: Path) -> None:
+def _relocate(database: Path | None, artifact_root: Path | None) -> None:
     """Let runs find their files again after the folder with the database and the files was moved or copied.
 
     MLflow keeps absolute paths, and would write the files of later runs to the old place.
     """
-    if database is None or database.resolve().parent != artifact_root.resolve().parent:
+    if database is None or artifact_root is None or database.resolve().parent != artifact_root.resolve().parent:
         return
     here = artifact_root.resolve().as_uri()
     with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
@@ -756,13 +756,15 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def serve(folder: Path, *, host: str, port: int) -> int:
+def serve(folder: str, *, host: str, port: int) -> int:
     """Run MLflow's server on a results folder until it ends or Ctrl-C; gives its exit status.
 
     Raises:
         ValueError: there is no MLflow database beside the folder.
     """
-    root = folder.resolve()
+    if "://" in folder:
+        raise ValueError(f"{folder} is a bucket: open the address of its tracking server in a browser")
+    root = Path(folder).resolve()
     database = next((p / "mlflow.db" for p in (root, root.parent) if (p / "mlflow.db").exists()), None)
     if database is None:
         raise ValueError(

@@ -13,7 +13,7 @@ from suite.commits import Address, Commit, decode, decode_state, encode
 from suite.failures import StorageError
 from suite.machine import machine
 from suite.orders import Order, Progress
-from suite.storage import DamagedError, Folder
+from suite.storage import DamagedError, storage_at
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
 from suite.training.arithmetic import num_parameters
 from suite.training.loop import Job, Loop, Outcome
@@ -34,7 +34,7 @@ class Attempt:
     def __init__(self, order: Order, *, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> None:
         torch.set_num_threads(order.threads)
         self._order, self._report, self._stopping = order, report, stopping
-        self._folder = Folder(order.root)
+        self._folder = storage_at(order.root)
         self._unreadable: list[str] = []
         self._num_parameters = num_parameters(order.tasks[0].settings)  # of one shape, they have the same
         self._loop = Loop(
@@ -76,7 +76,7 @@ class Attempt:
         if task.checkpoint is None:
             return fresh
         try:
-            state = decode_state(self._folder.path(task.checkpoint), task.trial_id)
+            state = decode_state(self._folder, task.checkpoint, task.trial_id)
         except DamagedError:
             self._unreadable.append(task.checkpoint)
             return self._earlier_job(fresh, task, task.checkpoint)
@@ -85,9 +85,9 @@ class Attempt:
     def _earlier_job(self, fresh: Job, task: Task, damaged: str) -> Job:
         """From the last state before the damaged one. Steps in between are recorded again, with the same numbers."""
         for name in self._before(damaged):
-            path = self._folder.path(name)
             try:
-                state, seconds = decode_state(path, task.trial_id), decode(path).seconds(task.trial_id)
+                state = decode_state(self._folder, name, task.trial_id)
+                seconds = decode(self._folder, name).seconds(task.trial_id)
             except DamagedError:
                 continue
             if int(state["step"]) <= task.step:  # beyond it, records may be missing: a node cut off wrote that state
@@ -141,7 +141,7 @@ class Attempt:
             except OSError as error:
                 most = STORAGE_SECONDS_WHEN_STOPPING if self._stopping() else STORAGE_SECONDS
                 if time.monotonic() - began + pause > most:
-                    raise StorageError(f"{self._folder.path(name)} cannot be written: {error}") from None
+                    raise StorageError(f"{self._folder.where(name)} cannot be written: {error}") from None
             time.sleep(pause)
             pause = min(2 * pause, 8.0)
 

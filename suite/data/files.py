@@ -15,7 +15,7 @@ def contents(sources: Iterable[Source]) -> dict[str, str]:
     return {path: _digest(Path(path)) for path in sorted(paths)}
 
 
-def check_unchanged(now: Mapping[str, str], before: Mapping[str, str], *, results: Path) -> None:
+def check_unchanged(now: Mapping[str, str], before: Mapping[str, str], *, results: Path | str) -> None:
     """See that no file holds something else than when results were trained on it.
 
     Raises:

@@ -3,6 +3,7 @@
 import io
 import resource
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -84,18 +85,18 @@ def test_a_commit_comes_back_as_it_was_written(tmp_path: Path):
         outcomes=(outcome(IDS[1], 9),),
         running={IDS[0]: (7, 1.5)},
     )
-    read = decode(folder.path(name))
+    read = decode(folder, name)
     assert read.records["step"].to_pylist() == [0, 1]
     assert np.isnan(read.records["loss"].to_pylist()[1])
     assert read.running == {IDS[0]: (7, 1.5)}
     assert read.states == {IDS[0], IDS[1]}
-    state = decode_state(folder.path(name), IDS[0])
+    state = decode_state(folder, name, IDS[0])
     assert state.keys() == STATE.keys()
     for key, value in STATE.items():
         np.testing.assert_array_equal(state[key], value)
         assert state[key].dtype == value.dtype
     with pytest.raises(DamagedError):
-        decode_state(folder.path(name), "absent")
+        decode_state(folder, name, "absent")
 
 
 @given(position=st.floats(0, 1), flip=st.integers(1, 255))
@@ -106,10 +107,12 @@ def test_a_damaged_state_is_never_read_as_a_good_one(position, flip):
     )
     at = int(position * (len(whole) - 1))
     damaged = whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :]
-    try:
-        state = decode_state(io.BytesIO(damaged), IDS[0])
-    except (DamagedError, OSError):
-        return
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "commit").write_bytes(damaged)
+        try:
+            state = decode_state(Folder(Path(place)), "commit", IDS[0])
+        except (DamagedError, OSError):
+            return
     for key in STATE.keys() & state.keys():
         np.testing.assert_array_equal(state[key], STATE[key])
 
@@ -245,7 +248,7 @@ def test_reading_again_after_a_kill_between_any_two_writes_of_a_merge(tmp_path: 
         expected = expected or found
         assert str(found) == str(expected)
         for trial_id in IDS[:2]:
-            decode_state(folder.path(again.outcome(trial_id)["checkpoint"]), trial_id)
+            decode_state(folder, again.outcome(trial_id)["checkpoint"], trial_id)
         if done:
             break
     assert allowed >= 3
@@ -301,7 +304,7 @@ def test_a_damaged_commit_does_not_count_and_an_earlier_checkpoint_does(tmp_path
     last = commit(folder, number=1, records=(record(IDS[0], 1),), running={IDS[0]: (2, 0.2)})
     folder.path(last).write_bytes(folder.read(last)[:-30])
     results = Results.open(folder)
-    assert results.damaged == [folder.path(last)]
+    assert results.damaged == [folder.where(last)]
     assert results.drop_incomplete(TRIALS) == []
     assert results.outcome(IDS[0])["checkpoint"] == first
 

@@ -323,8 +323,9 @@ def test_bad_input_exits_2_and_writes_nothing(terminal: Terminal):
         (("status", "nowhere"), "nowhere"),
         (("ui", "nowhere"), "nowhere"),
         (("run", "bad.yaml", "--nonsense"), "--nonsense"),
-        (("run", "bad.yaml", "--results", "s3://bucket/sweeps"), "results cannot lie at s3://"),
-        (("status", "s3://bucket/sweeps/bad"), "results cannot lie at s3://"),
+        (("run", "bad.yaml", "--results", "ftp://host/sweeps"), "results cannot lie at ftp://"),
+        (("status", "ftp://host/sweeps/bad"), "results cannot lie at ftp://"),
+        (("ui", "s3://bucket/sweeps/bad"), "s3://bucket/sweeps/bad is a bucket"),
         (("walk",), "walk"),
         (("init", str(path)), "exists already"),
     ]:

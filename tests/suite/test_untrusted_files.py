@@ -18,7 +18,7 @@ from test_run import SMALL, commits
 from suite.commits import Commit, decode, decode_state, encode
 from suite.loading import load_experiment
 from suite.reference import ROOT
-from suite.storage import DamagedError
+from suite.storage import DamagedError, Folder
 from suite.tables import OUTCOMES, PASSAGES, RECORDS
 from suite.yaml_source import ExperimentError
 
@@ -89,10 +89,10 @@ def test_the_files_of_these_tests_do_run_code_where_they_are_read_carelessly(tmp
 @pytest.mark.parametrize("make", KINDS)
 def test_a_state_that_is_no_array_of_numbers_is_damaged_and_runs_nothing(make: object, tmp_path: Path) -> None:
     victim, commit = tmp_path / "victim", a_commit(tmp_path / "commit.zip")
-    assert decode_state(commit, TRIAL)["weights"].tolist() == [0, 1, 2]
+    assert decode_state(Folder(tmp_path), commit.name, TRIAL)["weights"].tolist() == [0, 1, 2]
     poison(commit, make(victim))  # type: ignore[operator]
     with pytest.raises(DamagedError):
-        decode_state(commit, TRIAL)
+        decode_state(Folder(tmp_path), commit.name, TRIAL)
     assert not victim.exists()
 
 
@@ -108,7 +108,7 @@ def test_a_table_with_a_type_that_wants_to_be_unpickled_runs_nothing(tmp_path: P
     with zipfile.ZipFile(commit, "w") as archive:
         for name, part in parts.items():
             archive.writestr(name, sink.getvalue().to_pybytes() if name == "records.arrow" else part)
-    assert decode(commit).records["trial_id"].to_pylist() == ["x"]
+    assert decode(Folder(tmp_path), commit.name).records["trial_id"].to_pylist() == ["x"]
     assert not victim.exists()
 
 
