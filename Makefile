@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies bench bench-measurement check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies study bench bench-measurement check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
@@ -20,6 +20,9 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 
 test-studies: $(INSTALLED)  ## the quick profile of every study
 	$(BIN)/python -m pytest -q -m studies
+
+study: $(INSTALLED)  ## the sweeps that the theory is judged on; writes docs/study.md: about 45 minutes
+	$(BIN)/stillpoint study
 
 bench: $(INSTALLED)  ## the suite, its peers and the hardware's ceiling; writes docs/performance.md: about 20 minutes
 	$(BIN)/python -m benchmarks

@@ -172,6 +172,38 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
+def study(
+    experiments: Annotated[Path, typer.Argument(help="Folder of experiments.")] = Path("experiments"),
+    profile: Annotated[str, typer.Option(help="Of the experiments; those that have it are run.")] = "study",
+    results: ResultsDir = "results/study",
+    page: Annotated[Path, typer.Option(help="Where the page goes; its figures go into a folder beside it.")] = Path(
+        "docs/study.md"
+    ),
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Run the sweeps that the theory is judged on, and write the ledger with its verdicts."""
+    from suite.progress import TerminalObserver
+    from suite.study import run_study
+
+    console = Console()
+    done = run_study(
+        experiments,
+        page=page,
+        results=results,
+        profile=profile,
+        address=address,
+        tracking_uri=tracking_uri,
+        observer=TerminalObserver(console),
+        announce=lambda words: console.print(words, highlight=False, markup=False),
+    )
+    if done.incomplete:
+        console.print(f"not complete: {', '.join(done.incomplete)}; the same command goes on from here")
+        raise typer.Exit(SOME_FAILED)
+    console.print(f"{done.num_sweeps} sweeps judged: {page}", highlight=False, markup=False)
+
+
+@app.command()
 def ui(
     folder: Folder,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,

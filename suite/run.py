@@ -308,6 +308,7 @@ class _Run:
                 "budget": self.experiment.budget.model_dump(),
                 "resources": self.experiment.resources.model_dump(),
                 "laws": [law.model_dump() for law in self.experiment.laws],
+                "predictions": self.experiment.predictions,
                 "slots": self._slots(),
             },
         }

@@ -1,0 +1,80 @@
+"""A figure for each verdict: what was estimated from, the law through it, and the slope that theory expects."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import _wrapped, plt, readable_log
+from analysis.laws_of_sweep import number
+from analysis.ledger import Evidence, Verdict
+
+MOST_PANELS = 6
+
+
+def evidence_figure(verdict: Verdict) -> Figure | None:
+    """A panel for each piece of evidence that has points; None where none has."""
+    shown = [evidence for evidence in verdict.evidence if evidence.points is not None and len(evidence.points)]
+    if not shown:
+        return None
+    shown = shown[:MOST_PANELS]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.9 * columns, 3.1 * rows), squeeze=False)
+    for ax, evidence in zip(axes.flat, shown, strict=False):
+        _panel(ax, evidence)
+    for ax in list(axes.flat)[len(shown) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def _panel(ax: Axes, evidence: Evidence) -> None:
+    points = evidence.points
+    assert points is not None
+    censored = points["censored"] if "censored" in points else np.zeros(len(points), dtype=bool)
+    ax.scatter(points.x[~censored], points.y[~censored], color="0.25", s=14, zorder=3)
+    ax.scatter(points.x[censored], points.y[censored], facecolors="none", edgecolors="0.25", marker="^", s=28)
+    grid = np.geomspace(points.x.min(), points.x.max(), 60)
+    if evidence.fit is not None:
+        name = evidence.fit.x[0]
+        low, high = evidence.fit.interval({name: grid})
+        label = f"slope {number(evidence.value)} [{number(evidence.low)}, {number(evidence.high)}]"
+        ax.plot(grid, evidence.fit.predict({name: grid}), color="#0173b2", label=label)
+        ax.fill_between(grid, low, high, color="#0173b2", alpha=0.18, linewidth=0)
+    if evidence.expected is not None:
+        _expected(ax, evidence, grid)
+    ax.set(xscale="log", yscale="log", xlabel=_variable(evidence), title=_wrapped(evidence.what))
+    ticks = sorted(points.x.unique())
+    if len(ticks) <= 9:
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    readable_log(ax)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small")
+
+
+def _expected(ax: Axes, evidence: Evidence, grid: np.ndarray) -> None:
+    """Lines of the limits of the range, through the middle of the points."""
+    points = evidence.points
+    assert points is not None
+    assert evidence.expected is not None
+    middle = np.exp(np.log(points.x).mean()), np.exp(np.log(points.y).mean())
+    slopes = [slope for slope in evidence.expected if np.isfinite(slope)]
+    for index, slope in enumerate(slopes):
+        label = f"expected {range_words(evidence.expected)}" if index == 0 else None
+        ax.plot(grid, middle[1] * (grid / middle[0]) ** slope, color="0.5", linestyle="--", linewidth=1, label=label)
+
+
+def _variable(evidence: Evidence) -> str:
+    return "width" if evidence.fit is None else evidence.fit.x[0].rsplit(".", 1)[-1]
+
+
+def range_words(expected: tuple[float, float] | None) -> str:
+    """`−0.6 to −0.4`, `at most 1`, `above 0`; a dash where nothing is expected."""
+    if expected is None:
+        return "–"
+    low, high = expected
+    if np.isinf(low):
+        return f"at most {number(high)}"
+    return f"at least {number(low)}" if np.isinf(high) else f"{number(low)} to {number(high)}"
