@@ -54,6 +54,23 @@ def jackknife_spread(objective: Objective, optimum: Optimum, *, refit: bool) -> 
     return Spread(covariance, clusters - 1, f"t with {clusters - 1} degrees of freedom over {clusters} clusters")
 
 
+def bootstrap_draws(objective: Objective, optimum: Optimum, times: int, *, seed: int = 0) -> Array:
+    """Optima of tables in which whole clusters, or rows where there are none, were drawn anew: (up to `times`, q).
+
+    Searches that do not end are left out.
+    """
+    draws = np.random.default_rng(seed)
+    observations = objective.observations
+    units = observations.num_clusters or len(observations)
+    found = []
+    for _ in range(times):
+        again = objective.on(observations.drawn(draws.integers(units, size=units)))
+        best = minimise(again, optimum.theta, damping=LEAST_DAMPING)
+        if best.converged:
+            found.append(best.theta)
+    return np.array(found).reshape(-1, len(optimum.theta))
+
+
 def _inverse(information: Array) -> Array:
     """Positive semi-definite pseudo-inverse that does not depend on the units of the parameters."""
     scale = np.sqrt(np.maximum(np.diag(information), NO_INFLUENCE))
@@ -148,14 +165,17 @@ class _Profile:
     def _between(self, inside: float, outside: float, nearby: Optimum, beyond: Optimum, side: int) -> float:
         """The crossing between two values; infinite where the search, not the data, makes it or does not find it."""
 
+        known = {inside: nearby, outside: beyond}
+
         def excess(at: float) -> float:
-            start = nearby if abs(at - inside) < abs(at - outside) else beyond
-            return self._excess(self._at(at, start))
+            if at not in known:
+                known[at] = self._at(at, nearby if abs(at - inside) < abs(at - outside) else beyond)
+            return self._excess(known[at])
 
         width = abs(outside - inside)
         if not excess(inside) < 0 < excess(outside):
             return side * np.inf
-        tolerances: dict[str, Any] = {"xtol": 1e-5 * width, "rtol": 1e-12, "full_output": True, "disp": False}
+        tolerances: dict[str, Any] = {"xtol": 1e-4 * width, "rtol": 1e-12, "full_output": True, "disp": False}
         at, search = optimize.brentq(excess, inside, outside, **tolerances)
         if not search.converged:
             return side * np.inf

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from analysis.censoring import LogNormalTime, minus_log_density
+from analysis.censoring import FailureTime, minus_log_density
 from analysis.fitting import fit_law
 from analysis.laws import LAWS
 from analysis.observations import Observations
@@ -26,7 +26,7 @@ def test_gradient_and_curvature_equal_finite_differences(name: str) -> None:
     data = Observations(rng.uniform(1, 5, (9, 1)), rng.normal(5, 1, 9), rng.random(9) < 0.5, None)
     theta = np.array({"power": [6.0, 0.4, -0.3], "offset-power": [30.0, 6.0, 0.7, -0.3]}[name])
     free = np.full(len(theta), np.inf)
-    objective = LogNormalTime(LAWS[name], data, -free, free)
+    objective = FailureTime(LAWS[name], data, -free, free)
     steps = np.diag(1e-5 * np.maximum(np.abs(theta), 1))
     pairs = [(objective.evaluate(theta + step), objective.evaluate(theta - step), 2 * step.sum()) for step in steps]
     local = objective.evaluate(theta)
