@@ -29,8 +29,8 @@ RECORD_COLUMNS = ("trial_id", "step", "scaled_grad_norm_sq")
 class Report:
     """A report that was written, and what it says."""
 
-    path: str
-    """Or its address in a bucket."""
+    path: Path | str
+    """Text where it is an address in a bucket."""
     results: Results
     """Records have the columns that the page shows."""
     fits: list[SweepFit]
@@ -55,7 +55,7 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
-    return Report(str(path), results, fits)
+    return Report(path, results, fits)
 
 
 def _repeat(folder: str) -> str:

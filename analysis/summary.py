@@ -53,5 +53,5 @@ def _laws(fits: list[SweepFit]) -> Table:
     return table
 
 
-def _short(path: str) -> str:
-    return path.removeprefix(f"{Path.cwd()}/")
+def _short(path: Path | str) -> str:
+    return str(path.absolute() if isinstance(path, Path) else path).removeprefix(f"{Path.cwd()}/")

@@ -113,6 +113,8 @@ def run(
     observer = observer or Observer()
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(experiment)
+    folder = storage_at(results, experiment.name)
+    resolve_tracking_uri(tracking_uri, folder)
     expansion = expand(experiment)
     if expansion.num_duplicates:
         observer.notice(f"{expansion.num_duplicates} cells of the sweep repeat another one and are left out.")
@@ -121,8 +123,6 @@ def run(
         from suite import scheduling
 
         scheduling.check_address(address)
-    folder = storage_at(results, experiment.name)
-    resolve_tracking_uri(tracking_uri, folder)
     if address is None and not folder.exists("sweep.json"):
         from suite import scheduling
 
@@ -457,7 +457,7 @@ def write_report(folder: Storage, *, command: str | None = None) -> Report:
 
     with at_hand(folder, REPORTED) as here:
         made = report.write_report(here, command=command, home=folder.root)
-    return replace(made, path=folder.where("report.html"))
+    return made if isinstance(folder.root, Path) else replace(made, path=folder.where("report.html"))
 
 
 class _Watch:
