@@ -5,6 +5,7 @@ Rows of one seed share their draw across widths and depths, so the seed is the c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,25 +165,31 @@ class _Profile:
 
     def _between(self, inside: float, outside: float, nearby: Optimum, beyond: Optimum, side: int) -> float:
         """The crossing between two values; infinite where the search, not the data, makes it or does not find it."""
-
-        known = {inside: nearby, outside: beyond}
-
-        def excess(at: float) -> float:
-            if at not in known:
-                known[at] = self._at(at, nearby if abs(at - inside) < abs(at - outside) else beyond)
-            return self._excess(known[at])
-
-        width = abs(outside - inside)
-        if not excess(inside) < 0 < excess(outside):
-            return side * np.inf
-        tolerances: dict[str, Any] = {"xtol": 1e-4 * width, "rtol": 1e-12, "full_output": True, "disp": False}
-        at, search = optimize.brentq(excess, inside, outside, **tolerances)
-        if not search.converged:
+        ends = {inside: nearby, outside: beyond}
+        at = self._root(ends, self._from)
+        if at is not None and self._excess(self._at(at, nearby)) < -0.05 * self.rise:
+            at = self._root(ends, lambda point, value: self._at(value, point))  # nearby searches ended too high
+        if at is None:
             return side * np.inf
         theta = self._at(at, nearby).theta
         limits = (self.objective.lower, self.objective.upper)
         limited = any(((theta == limit) & (limit != 0)).any() for limit in limits)
-        return side * np.inf if limited else float(at)
+        return side * np.inf if limited else at
+
+    def _root(self, ends: dict[float, Optimum], search: Callable[[Optimum, float], Optimum]) -> float | None:
+        """Where the excess is 0 between two values with their optima; None if that is not found."""
+        known, (inside, outside) = dict(ends), ends
+
+        def excess(at: float) -> float:
+            if at not in known:
+                known[at] = search(ends[inside if abs(at - inside) < abs(at - outside) else outside], at)
+            return self._excess(known[at])
+
+        if not excess(inside) < 0 < excess(outside):
+            return None
+        tolerances: dict[str, Any] = {"xtol": 1e-4 * abs(outside - inside), "rtol": 1e-12}
+        at, found = optimize.brentq(excess, inside, outside, **tolerances, full_output=True, disp=False)
+        return float(at) if found.converged else None
 
     def _at(self, value: float, nearby: Optimum) -> Optimum:
         """The lowest objective at a value: from a nearby point of the profile and, where that ends high, from the

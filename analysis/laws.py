@@ -161,14 +161,15 @@ class Additive(Law):
         """Logarithms of E and of every power: (n, 1 + k)."""
         terms = np.empty((len(log_x), 1 + log_x.shape[1]))
         terms[:, 0] = _log(theta[0])
-        terms[:, 1:] = theta[1::2] - theta[2::2] * log_x
+        end = 1 + 2 * log_x.shape[1]  # a likelihood adds its own parameters after the law's
+        terms[:, 1:] = theta[1:end:2] - theta[2:end:2] * log_x
         return terms
 
     def jacobian(self, theta: Array, log_x: Array) -> Array:
         terms = self._terms(theta, log_x)
         log_median = np.logaddexp.reduce(terms, axis=1)
         shares = np.exp(terms[:, 1:] - log_median[:, None])
-        jacobian = np.empty((len(log_x), len(theta)))
+        jacobian = np.empty((len(log_x), 1 + 2 * log_x.shape[1]))
         jacobian[:, 0] = np.exp(-log_median)
         jacobian[:, 1::2] = shares
         jacobian[:, 2::2] = -shares * log_x

@@ -46,7 +46,9 @@ def test_bend_equals_finite_differences_of_the_jacobian(name: str) -> None:
         weights @ (LAWS[name].jacobian(theta + step, x) - LAWS[name].jacobian(theta - step, x)) / (2 * step.sum())
         for step in np.diag(steps)
     ]
-    np.testing.assert_allclose(LAWS[name].bend(theta, x, weights, LAWS[name].jacobian(theta, x)), differences, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        LAWS[name].bend(theta, x, weights, LAWS[name].jacobian(theta, x)), differences, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_formulas() -> None:
