@@ -146,7 +146,7 @@ def fit_law(
     Rows flagged by `censored` hold a lower bound of y, and `times` is how y is spread around the law then. `tuning` is
     Huber's constant in residual standard deviations (inf is least squares); censored fits do not use it. `bootstrap`
     draws so many tables of whole clusters and takes percentiles of their fits instead of the usual interval; with few
-    clusters these are too narrow (of 8, they cover 88% where they say 95%).
+    clusters these are too narrow.
 
     Raises ValueError for columns, values or designs from which the law cannot be fitted.
     """

@@ -15,6 +15,7 @@ from analysis.censoring import Times
 from analysis.fitting import Fit, fit_law
 from analysis.laws import LAWS
 from analysis.laws_of_sweep import interval, number
+from analysis.layout import word
 from analysis.observations import resolve
 
 KINDS = (".csv", ".parquet")
@@ -91,7 +92,7 @@ def fit_table(
     parts = [("", frame)]
     if group is not None:
         column = resolve(frame, group)
-        parts = [(f"{group} = {value}", part) for value, part in frame.groupby(column, dropna=False)]
+        parts = [(f"{group} = {word(value)}", part) for value, part in frame.groupby(column, dropna=False)]
     found = []
     for title, part in parts:
         try:

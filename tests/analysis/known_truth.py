@@ -59,7 +59,7 @@ def tables(truth: Truth, count: int, *, generator: int, slopes: bool) -> Iterato
 
 
 def cramer_rao(truth: Truth, *, slopes: bool) -> Array:
-    """Standard errors of the exponents below which no unbiased estimator falls that knows the covariance of the rows."""
+    """Standard errors of the exponents of the best unbiased estimator, the covariance of the rows known."""
     frame, law = design(), LAWS[truth.law]
     jacobian = law.jacobian(np.array(truth.theta), np.log(frame[list(truth.x)].to_numpy()))
     centred = np.log(frame.width.to_numpy() / np.exp(np.log(WIDTHS).mean()))
