@@ -1,4 +1,4 @@
-"""How long fits take: `python -m benchmarks.fitting` prints an additive law of 250 rows with 1,000 bootstrap tables, and
+"""How long fits take: `python -m benchmarks.fitting` prints an additive law of 250 rows with 1,000 bootstrap tables and
 each law on 120 and on 10,000 rows."""
 
 from __future__ import annotations
