@@ -4,13 +4,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies study bench bench-measurement check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies test-laws study bench bench-measurement check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -m cluster
@@ -20,6 +20,9 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 
 test-studies: $(INSTALLED)  ## the quick profile of every study
 	$(BIN)/python -m pytest -q -m studies
+
+test-laws: $(INSTALLED)  ## thousands of tables of every law, of which the truth is known: about an hour on 2 cores
+	$(BIN)/python -m pytest -q -m laws
 
 study: $(INSTALLED)  ## the sweeps that the theory is judged on; writes docs/study.md: about 45 minutes
 	$(BIN)/stillpoint study

@@ -1,8 +1,8 @@
 """Fit a scaling law to a table, with intervals, a status in words and the error of extrapolating.
 
-Without censoring the estimator is Huber's on log residuals; with right-censored rows it is the likelihood of a
-log-normal accelerated failure time. Intervals take the seed as the cluster: a seed jackknife for laws that are linear
-in logarithms, a profile likelihood for the others.
+Without censoring the estimator is Huber's on log residuals; with right-censored rows it is the likelihood of an
+accelerated failure time, log-normal or Weibull. Intervals take the seed as the cluster: a seed jackknife for laws that
+are linear in logarithms, a profile likelihood for the others.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.censoring import LogNormalTime, fit_log_normal
+from analysis.censoring import DENSITIES, FailureTime, Times, fit_failure_time
 from analysis.intervals import (
     ProfileLimits,
     Spread,
+    bootstrap_draws,
     check_confidence,
     independent_spread,
     jackknife_spread,
@@ -71,8 +72,9 @@ class Fit:
     aic: float
     bic: float
     extrapolation_error: float | None
-    """Root mean squared log error at the largest scale of the first x, from a fit without it; a censored row counts
-    only as far as the prediction falls short of it. None if that fit is impossible."""
+    """Root mean squared log error at the largest scale of the first x (of thresholds epsilon: at the smallest), from a
+    fit without it; a censored row counts only as far as the prediction falls short of it. None if that fit is
+    impossible."""
     method: str
     """Estimator and how the intervals were made."""
     theta: Array = field(repr=False, compare=False)
@@ -96,14 +98,27 @@ class Fit:
 
     def sentence(self) -> str:
         """The fitted law with its exponents and intervals, in one line."""
-        exponents = [name for name in self.parameters if name not in ("A", "E")]
-        factors = [
-            f"{x.rsplit('.', 1)[-1]}^{_power(self.parameters[name])}" for x, name in zip(self.x, exponents, strict=True)
-        ]
         offset = self.parameters.get("E")
         level = f"{offset.value:.4g} [{offset.low:.4g}, {offset.high:.4g}] + " if offset else ""
-        text = f"{self.y} = {level}{self.parameters['A'].value:.4g} {' '.join(factors)}"
+        text = f"{self.y} = {level}{self._powers()}"
         return f"{text} ({self.message})" if self.message else text
+
+    def _powers(self) -> str:
+        """The law without its offset, in numbers."""
+        given, variables = self.parameters, [x.rsplit(".", 1)[-1] for x in self.x]
+        powers = [f"{x}^{_power(given[name])}" for x, name in zip(variables, self.exponents, strict=False)]
+        if self.law == "broken-power":
+            beyond = _power(given["a2"])
+            return f"{given['A'].value:.4g} {powers[0]}, and as the power {beyond} beyond {given['x0'].value:.4g}"
+        if len(powers) > 1 and "A" not in given:
+            amplitudes = [given["A" + name[1:]].value for name in self.exponents]
+            return " + ".join(f"{a:.4g} {power}" for a, power in zip(amplitudes, powers, strict=True))
+        return f"{given['A'].value:.4g} {' '.join(powers)}"
+
+    @property
+    def exponents(self) -> list[str]:
+        """Names of the parameters that are exponents."""
+        return [p.name for p in LAWS[self.law].parameters(self.x) if p.is_exponent]
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: numbers that are infinite or not a number become None."""
@@ -122,17 +137,23 @@ def fit_law(
     hold_out: bool = True,
     confidence: float = 0.95,
     tuning: float = EFFICIENT,
+    times: Times = "log-normal",
+    bootstrap: int = 0,
 ) -> Fit:
     """Fit `law` of the columns `x` to the column `y`; all must be > 0. Names may be an unambiguous last component.
 
     `cluster` names the rows that share a draw; the default counts rows as independent where there is no such column.
-    Rows flagged by `censored` hold a lower bound of y. `tuning` is Huber's constant in residual standard deviations
-    (inf is least squares); censored fits do not use it.
+    Rows flagged by `censored` hold a lower bound of y, and `times` is how y is spread around the law then. `tuning` is
+    Huber's constant in residual standard deviations (inf is least squares); censored fits do not use it. `bootstrap`
+    draws so many tables of whole clusters and takes percentiles of their fits instead of the usual interval; with few
+    clusters these are too narrow.
 
     Raises ValueError for columns, values or designs from which the law cannot be fitted.
     """
     form = _law_named(law)
     check_confidence(confidence)
+    if times not in DENSITIES:
+        raise ValueError(f"times is {times!r}; there are {', '.join(DENSITIES)}")
     if frame.empty:
         raise ValueError("the table has no rows")
     names = [resolve(frame, name) for name in ([x] if isinstance(x, str) else x)]
@@ -144,10 +165,12 @@ def fit_law(
     data = observe(frame, y=y, x=names, cluster=cluster, censored=censored)
     _check_design(form, names, data)
     parameters = form.parameters(names)
-    solution = _solve(form, parameters, data, tuning)
+    solution = _solve(form, parameters, data, tuning, times)
     estimates, spread, method = _estimates(form, parameters, solution, confidence, cluster)
+    if bootstrap:
+        estimates, method = _bootstrapped(parameters, solution, estimates, confidence, bootstrap, cluster)
     status, message = _judge(form, names, parameters, solution, estimates)
-    error = _extrapolation_error(form, names, data, tuning) if hold_out else None
+    error = _extrapolation_error(form, names, data, tuning, times) if hold_out else None
     num_free = len(parameters) + 1
     return Fit(
         law=law,
@@ -227,13 +250,13 @@ class _Solution:
     log_likelihood: float
 
 
-def _solve(law: Law, parameters: Sequence[Parameter], data: Observations, tuning: float) -> _Solution:
+def _solve(law: Law, parameters: Sequence[Parameter], data: Observations, tuning: float, times: Times) -> _Solution:
     """Huber's estimate, or the likelihood's where rows are censored."""
     lower, upper = np.array([p.lower for p in parameters]), np.array([p.upper for p in parameters])
     starts = law.starts(data.log_x, data.log_y)
     if data.censored.any():
-        objective = LogNormalTime(law, data, np.append(lower, -20.0), np.append(upper, 20.0))
-        optimum = fit_log_normal(objective, starts)
+        objective = FailureTime(law, data, np.append(lower, -20.0), np.append(upper, 20.0), times)
+        optimum = fit_failure_time(objective, starts)
         return _Solution(objective, optimum, float(np.exp(optimum.theta[-1])), -optimum.local.value)
     huber, optimum = fit_huber(Huber(law, data, lower, upper, 1.0, tuning), starts)
     likelihood = log_likelihood(huber.scale * huber.residuals(optimum.theta), tuning)
@@ -246,9 +269,7 @@ def _estimates(
     """Intervals of all parameters, the spread of the optimum, and the method in words."""
     objective, optimum = solution.objective, solution.optimum
     spread = jackknife_spread(objective, optimum, refit=law.log_linear)
-    method = (
-        "log-normal accelerated failure time" if objective.observations.censored.any() else "Huber on log residuals"
-    )
+    method = _estimator(objective)
     if law.log_linear:
         method += f"; {'classical interval' if spread is None else f'jackknife over {cluster}'}"
     else:
@@ -257,6 +278,37 @@ def _estimates(
     limits = [_limits(law, solution, index, spread, confidence) for index in range(len(parameters))]
     estimates = {p.name: _estimate(p, v, b) for p, v, b in zip(parameters, optimum.theta, limits, strict=False)}
     return estimates, spread, f"{method}, {spread.source}"
+
+
+def _estimator(objective: Objective) -> str:
+    """In words."""
+    return (
+        f"{objective.times} accelerated failure time"
+        if isinstance(objective, FailureTime)
+        else "Huber on log residuals"
+    )
+
+
+def _bootstrapped(
+    parameters: Sequence[Parameter],
+    solution: _Solution,
+    estimates: Mapping[str, Estimate],
+    confidence: float,
+    times: int,
+    cluster: str | None,
+) -> tuple[dict[str, Estimate], str]:
+    """Percentile intervals of fits to tables of clusters drawn with replacement (Efron & Tibshirani 1993, chapter 13);
+    of rows where there are no clusters. Each fit starts from the optimum; the draws are the same each time."""
+    drawn = bootstrap_draws(solution.objective, solution.optimum, times)
+    tails = 50 * (1 - confidence), 100 - 50 * (1 - confidence)
+    limits = np.percentile(drawn, tails, axis=0).T
+    found = {
+        p.name: _estimate(p, estimate_at, ProfileLimits(*pair))
+        for p, estimate_at, pair in zip(parameters, solution.optimum.theta, limits, strict=False)
+    }
+    unit = f"values of {cluster}" if solution.objective.observations.num_clusters else "rows"
+    words = f"{_estimator(solution.objective)}; percentiles of {len(drawn)} bootstrap tables of {unit}"
+    return (found if len(drawn) >= times / 2 else dict(estimates)), words
 
 
 def _limits(law: Law, solution: _Solution, index: int, spread: Spread, confidence: float) -> ProfileLimits:
@@ -335,16 +387,19 @@ def _scale_words(law: Law, names: Sequence[str], data: Observations) -> list[str
     ]
 
 
-def _extrapolation_error(law: Law, names: Sequence[str], data: Observations, tuning: float) -> float | None:
-    """Root mean squared log error at the largest first x of a fit without it; None if that cannot be fitted."""
-    largest = data.log_x[:, 0] == data.log_x[:, 0].max()
+def _extrapolation_error(
+    law: Law, names: Sequence[str], data: Observations, tuning: float, times: Times
+) -> float | None:
+    """Root mean squared log error at the far end of the first x of a fit without it; None if that cannot be fitted."""
+    far = data.log_x[:, 0].min() if names[0].rsplit(".", 1)[-1] == "epsilon" else data.log_x[:, 0].max()
+    largest = data.log_x[:, 0] == far
     rest, held = data.where(~largest), data.where(largest)
     try:
         _check_design(law, names, rest)
     except ValueError:
         return None
     parameters = law.parameters(names)
-    optimum = _solve(law, parameters, rest, tuning).optimum
+    optimum = _solve(law, parameters, rest, tuning, times).optimum
     if not optimum.converged:
         return None
     error = held.log_y - law.log_median(optimum.theta[: len(parameters)], held.log_x)

@@ -5,6 +5,7 @@ Rows of one seed share their draw across widths and depths, so the seed is the c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,23 @@ def jackknife_spread(objective: Objective, optimum: Optimum, *, refit: bool) -> 
     spread = np.array(replicates) - np.mean(replicates, axis=0)
     covariance = (clusters - 1) / clusters * spread.T @ spread
     return Spread(covariance, clusters - 1, f"t with {clusters - 1} degrees of freedom over {clusters} clusters")
+
+
+def bootstrap_draws(objective: Objective, optimum: Optimum, times: int, *, seed: int = 0) -> Array:
+    """Optima of tables in which whole clusters, or rows where there are none, were drawn anew: (up to `times`, q).
+
+    Searches that do not end are left out.
+    """
+    draws = np.random.default_rng(seed)
+    observations = objective.observations
+    units = observations.num_clusters or len(observations)
+    found = []
+    for _ in range(times):
+        again = objective.on(observations.drawn(draws.integers(units, size=units)))
+        best = minimise(again, optimum.theta, damping=LEAST_DAMPING)
+        if best.converged:
+            found.append(best.theta)
+    return np.array(found).reshape(-1, len(optimum.theta))
 
 
 def _inverse(information: Array) -> Array:
@@ -147,22 +165,31 @@ class _Profile:
 
     def _between(self, inside: float, outside: float, nearby: Optimum, beyond: Optimum, side: int) -> float:
         """The crossing between two values; infinite where the search, not the data, makes it or does not find it."""
-
-        def excess(at: float) -> float:
-            start = nearby if abs(at - inside) < abs(at - outside) else beyond
-            return self._excess(self._at(at, start))
-
-        width = abs(outside - inside)
-        if not excess(inside) < 0 < excess(outside):
-            return side * np.inf
-        tolerances: dict[str, Any] = {"xtol": 1e-5 * width, "rtol": 1e-12, "full_output": True, "disp": False}
-        at, search = optimize.brentq(excess, inside, outside, **tolerances)
-        if not search.converged:
+        ends = {inside: nearby, outside: beyond}
+        at = self._root(ends, self._from)
+        if at is not None and self._excess(self._at(at, nearby)) < -0.05 * self.rise:
+            at = self._root(ends, lambda point, value: self._at(value, point))  # nearby searches ended too high
+        if at is None:
             return side * np.inf
         theta = self._at(at, nearby).theta
         limits = (self.objective.lower, self.objective.upper)
         limited = any(((theta == limit) & (limit != 0)).any() for limit in limits)
-        return side * np.inf if limited else float(at)
+        return side * np.inf if limited else at
+
+    def _root(self, ends: dict[float, Optimum], search: Callable[[Optimum, float], Optimum]) -> float | None:
+        """Where the excess is 0 between two values with their optima; None if that is not found."""
+        known, (inside, outside) = dict(ends), ends
+
+        def excess(at: float) -> float:
+            if at not in known:
+                known[at] = search(ends[inside if abs(at - inside) < abs(at - outside) else outside], at)
+            return self._excess(known[at])
+
+        if not excess(inside) < 0 < excess(outside):
+            return None
+        tolerances: dict[str, Any] = {"xtol": 1e-4 * abs(outside - inside), "rtol": 1e-12}
+        at, found = optimize.brentq(excess, inside, outside, **tolerances, full_output=True, disp=False)
+        return float(at) if found.converged else None
 
     def _at(self, value: float, nearby: Optimum) -> Optimum:
         """The lowest objective at a value: from a nearby point of the profile and, where that ends high, from the

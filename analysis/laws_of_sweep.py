@@ -56,7 +56,7 @@ class SweepFit:
         if self.fit is None:
             return f"{self.title}: no {law} law could be fitted, because {self.reason}."
         fit = self.fit
-        parts = [_exponent_words(name, estimate, fit) for name, estimate in fit.parameters.items() if name != "A"]
+        parts = [_exponent_words(name, estimate, fit) for name, estimate in fit.parameters.items() if name[0] != "A"]
         counted = f"{fit.num_points} points, {fit.num_clusters} seeds"
         if fit.num_censored:
             counted += f", {fit.num_censored} of them not reached in time"
@@ -71,6 +71,12 @@ def variable(path: str) -> str:
 
 def _form(fit: Fit) -> str:
     variables = [variable(x) for x in fit.x]
+    if fit.law == "broken-power":
+        return f"{variables[0]}^−a1, bending to {variables[0]}^−a2 at x0"
+    if fit.law == "additive":
+        return "E + " + " + ".join(
+            f"A{name[1:]} · {v}^−{name}" for v, name in zip(variables, fit.exponents, strict=True)
+        )
     if len(variables) == 1:
         power = f"A · {variables[0]}^−a"
         return f"E + {power}" if fit.law == "offset-power" else power

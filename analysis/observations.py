@@ -68,6 +68,19 @@ class Observations:
         kept.__dict__["cells"] = Cells(self.cells.log_x, self.cells.index[keep])
         return kept
 
+    def drawn(self, units: NDArray[np.intp]) -> Observations:
+        """The rows of these clusters, or these rows where there are no clusters; repeated ones count again."""
+        rows = units if self.cluster is None else np.concatenate([self._members[unit] for unit in units])
+        kept = Observations(self.log_x[rows], self.log_y[rows], self.censored[rows], None)
+        kept.__dict__["cells"] = Cells(self.cells.log_x, self.cells.index[rows])
+        return kept
+
+    @cached_property
+    def _members(self) -> list[NDArray[np.intp]]:
+        """Rows of each cluster."""
+        assert self.cluster is not None
+        return [np.flatnonzero(self.cluster == cluster) for cluster in range(self.num_clusters)]
+
     def by_cluster(self) -> Iterator[tuple[Observations, Observations]]:
         """Each cluster and the rest of the rows; neither knows its clusters."""
         assert self.cluster is not None

@@ -39,11 +39,12 @@ class Huber:
     def evaluate(self, theta: Array) -> Local:
         residuals = self.residuals(theta)
         cells = self.observations.cells
-        jacobian = self.law.jacobian(theta, cells.log_x) / self.scale
+        slopes = self.law.jacobian(theta, cells.log_x)
+        jacobian = slopes / self.scale
         psi = clipped(residuals, self.tuning)
         pull = cells.sums(psi)
         information = (jacobian * cells.sums(psi == residuals)[:, None]).T @ jacobian
-        bend = self.law.bend(theta, cells.log_x, pull / self.scale)
+        bend = self.law.bend(theta, cells.log_x, pull / self.scale, slopes)
         value = float(psi @ residuals - psi @ psi / 2)
         return Local(value, -jacobian.T @ pull, information - bend, information)
 

@@ -46,7 +46,7 @@ def _laws(fits: list[SweepFit]) -> Table:
         if fitted.fit is None:
             table.add_row(fitted.title, law, f"not fitted: {fitted.reason}")
             continue
-        exponents = {name: e for name, e in fitted.fit.parameters.items() if name not in ("A", "E")}
+        exponents = {name: fitted.fit.parameters[name] for name in fitted.fit.exponents}
         words = [f"{name} = {number(e.value)} {interval(e).removesuffix(' (95%)')}" for name, e in exponents.items()]
         status = "" if fitted.fit.status == "converged" else f" ({fitted.fit.status})"
         table.add_row(fitted.title, law, "\n".join(words) + status)

@@ -172,6 +172,38 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
+def fit(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet file.", show_default=False)],
+    y: Annotated[str, typer.Option(help="Column that is explained.", show_default=False)],
+    x: Annotated[list[str], typer.Option(help="Column that explains it; repeatable.", show_default=False)],
+    law: Annotated[str, typer.Option(help="power, offset-power, multiplicative, additive or broken-power.")],
+    group: Annotated[str | None, typer.Option(help="Fit once for each value of this column.")] = None,
+    censored: Annotated[str | None, typer.Option(help="Column that is true where y is only a lower bound.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Rows that share a draw; seed when left out.")] = None,
+    times: Annotated[str, typer.Option(help="Spread of censored y: log-normal or weibull.")] = "log-normal",
+    bootstrap: Annotated[int, typer.Option(help="Tables to draw for percentile intervals.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fit a scaling law to any table: parameters, intervals, status, extrapolation error."""
+    from analysis.table_fit import fit_table, to_json
+
+    fits = fit_table(
+        table,
+        y=y,
+        x=x,
+        law=law,
+        group=group,
+        censored=censored,
+        cluster=cluster,
+        times=times,  # type: ignore[arg-type]
+        bootstrap=bootstrap,
+    )
+    print(to_json(fits) if as_json else "\n\n".join(each.text() for each in fits))
+    if any(each.fit is None for each in fits):
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def study(
     experiments: Annotated[Path, typer.Argument(help="Folder of experiments.")] = Path("experiments"),
     profile: Annotated[str, typer.Option(help="Of the experiments; those that have it are run.")] = "study",

@@ -177,8 +177,8 @@ def _as_list(value: Any) -> Any:
 class LawSpec(Settings):
     """A law to fit when the trials are done."""
 
-    law: Literal["power", "offset-power", "multiplicative"]
-    """A x^-a, E + A x^-a, or A prod x_i^-a_i."""
+    law: Literal["power", "offset-power", "multiplicative", "additive", "broken-power"]
+    """A x^-a; E + A x^-a; A prod x_i^-a_i; E + sum A_i x_i^-a_i; or one power that bends into another at x0."""
     y: str
     """What is explained: a column of trials.parquet or passages.parquet."""
     x: Annotated[list[str], BeforeValidator(_as_list)] = Field(min_length=1)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from analysis.censoring import LogNormalTime, minus_log_density
+from analysis.censoring import FailureTime, Times, minus_log_density
 from analysis.fitting import fit_law
 from analysis.laws import LAWS
 from analysis.observations import Observations
@@ -21,12 +21,13 @@ def times(rng: np.random.Generator, *, seeds: int = 8, depths: int = 3, noise: f
 
 
 @pytest.mark.parametrize("name", ["power", "offset-power"])
-def test_gradient_and_curvature_equal_finite_differences(name: str) -> None:
+@pytest.mark.parametrize("spread", ["log-normal", "weibull"])
+def test_gradient_and_curvature_equal_finite_differences(name: str, spread: Times) -> None:
     rng = np.random.default_rng(0)
     data = Observations(rng.uniform(1, 5, (9, 1)), rng.normal(5, 1, 9), rng.random(9) < 0.5, None)
     theta = np.array({"power": [6.0, 0.4, -0.3], "offset-power": [30.0, 6.0, 0.7, -0.3]}[name])
     free = np.full(len(theta), np.inf)
-    objective = LogNormalTime(LAWS[name], data, -free, free)
+    objective = FailureTime(LAWS[name], data, -free, free, spread)
     steps = np.diag(1e-5 * np.maximum(np.abs(theta), 1))
     pairs = [(objective.evaluate(theta + step), objective.evaluate(theta - step), 2 * step.sum()) for step in steps]
     local = objective.evaluate(theta)
@@ -34,6 +35,34 @@ def test_gradient_and_curvature_equal_finite_differences(name: str) -> None:
     np.testing.assert_allclose(
         local.curvature, [(u.gradient - d.gradient) / h for u, d, h in pairs], rtol=1e-5, atol=1e-6
     )
+
+
+def weibull_times(rng: np.random.Generator) -> pd.DataFrame:
+    """T of median 1e4 m^-0.5 with a Weibull shape of 2.5, 40% censored; more rows than `times` has."""
+    frame = times(rng, seeds=40)
+    scale = 1e4 * frame["width"] ** -0.5 / np.log(2) ** (1 / 2.5)
+    frame["T"] = scale * rng.weibull(2.5, size=len(frame))
+    limit = frame["T"].quantile(0.6)
+    return frame.assign(unreached=frame["T"] > limit, T=frame["T"].clip(upper=limit))
+
+
+def test_weibull_times_equal_a_likelihood_written_with_scipys_distribution() -> None:
+    frame = weibull_times(np.random.default_rng(2))
+    fit = fit_law(frame, law="power", y="T", x="width", censored="unreached", times="weibull")
+    assert "weibull" in fit.method
+    x, y, unreached = frame["width"].to_numpy(), frame["T"].to_numpy(), frame["unreached"].to_numpy()
+
+    def minus_log_likelihood(p: np.ndarray) -> float:
+        shape = np.exp(-p[2])
+        at = stats.weibull_min(shape, scale=np.exp(p[0]) * x ** -p[1] / np.log(2) ** (1 / shape))
+        return -float(np.where(unreached, at.logsf(y), at.logpdf(y) + np.log(y)).sum())
+
+    options = {"xatol": 1e-10, "fatol": 1e-12, "maxiter": 10000, "maxfev": 10000}
+    expected = optimize.minimize(minus_log_likelihood, [9.0, 0.3, -1.0], method="Nelder-Mead", options=options)
+    found = [np.log(fit.parameters["A"].value), fit.parameters["a"].value, np.log(fit.sigma)]
+    np.testing.assert_allclose(found, expected.x, rtol=1e-5)
+    assert fit.log_likelihood == pytest.approx(-expected.fun)
+    assert fit.parameters["a"].low < 0.5 < fit.parameters["a"].high
 
 
 def test_value_is_the_normal_density_and_survival() -> None:

@@ -12,6 +12,8 @@ POINTS = {
     "power": (("width",), [3.0, 0.5]),
     "offset-power": (("width",), [20.0, 8.0, 1.2]),
     "multiplicative": (("width", "depth"), [3.0, 0.5, -0.4]),
+    "additive": (("width", "depth"), [2.0, 3.0, 0.5, 1.0, 1.4]),
+    "broken-power": (("width",), [3.0, 0.2, 1.1, 4.0]),
 }
 
 
@@ -44,7 +46,9 @@ def test_bend_equals_finite_differences_of_the_jacobian(name: str) -> None:
         weights @ (LAWS[name].jacobian(theta + step, x) - LAWS[name].jacobian(theta - step, x)) / (2 * step.sum())
         for step in np.diag(steps)
     ]
-    np.testing.assert_allclose(LAWS[name].bend(theta, x, weights), differences, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        LAWS[name].bend(theta, x, weights, LAWS[name].jacobian(theta, x)), differences, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_formulas() -> None:

@@ -1,0 +1,144 @@
+"""A law fitted to any table in a file: what `stillpoint fit` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.censoring import Times
+from analysis.fitting import Fit, fit_law
+from analysis.laws import LAWS
+from analysis.laws_of_sweep import interval, number
+from analysis.layout import word
+from analysis.observations import resolve
+
+KINDS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class TableFit:
+    """The fit of one group of rows, or why there is none."""
+
+    group: str
+    """`depth = 2`; empty if all rows are one group."""
+    fit: Fit | None
+    reason: str
+
+    def text(self) -> str:
+        """For people: parameters with intervals, then how they were found and how far to trust them."""
+        head = f"{self.group}: " if self.group else ""
+        if self.fit is None:
+            return f"{head}not fitted: {self.reason}"
+        fit = self.fit
+        counted = f"{fit.num_points} rows"
+        counted += f", {fit.num_clusters} clusters" if fit.num_clusters else ""
+        counted += f", {fit.num_censored} of them censored" if fit.num_censored else ""
+        lines = [f"{head}{fit.y} = {LAWS[fit.law].formula}, x: {', '.join(fit.x)} ({counted})"]
+        width = max(len(name) for name in fit.parameters)
+        lines += [
+            f"  {k:<{width}} = {number(e.value)} {interval(e, fit.confidence)}" for k, e in fit.parameters.items()
+        ]
+        error = "none: too little is left" if fit.extrapolation_error is None else number(fit.extrapolation_error)
+        far = "smallest" if fit.x[0].rsplit(".", 1)[-1] == "epsilon" else "largest"
+        return "\n".join(
+            [
+                *lines,
+                f"  status: {fit.status}{f' ({fit.message})' if fit.message else ''}",
+                f"  objective: {fit.method}; log-likelihood {fit.log_likelihood:.2f}, AIC {fit.aic:.2f}, "
+                f"BIC {fit.bic:.2f}, spread of log y {number(fit.sigma)}",
+                f"  extrapolation error: {error} (RMSLE at the {far} {fit.x[0]}, from a fit without it)",
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"group": self.group, "reason": self.reason, "fit": None if self.fit is None else self.fit.to_dict()}
+
+
+def fit_table(
+    path: Path,
+    *,
+    y: str,
+    x: Sequence[str],
+    law: str,
+    group: str | None = None,
+    censored: str | None = None,
+    cluster: str | None = None,
+    times: Times = "log-normal",
+    bootstrap: int = 0,
+) -> list[TableFit]:
+    """Fit the law to the rows of a CSV or Parquet file, for each value of `group` by itself.
+
+    Clusters are the values of `cluster`, or of a column `seed` if there is one.
+
+    Raises:
+        ValueError: the file, a name, or the values of every group cannot be used.
+    """
+    frame = read_table(path)
+    if bootstrap < 0:
+        raise ValueError(f"--bootstrap is {bootstrap}; it is a number of tables, such as 1000, or 0 for none")
+    x = [resolve(frame, name) for name in x]
+    if resolve(frame, y) in x:
+        raise ValueError(f"{y!r} is y and x at once: a column cannot explain itself")
+    for name in (group, cluster):
+        if name is not None:
+            resolve(frame, name)
+    parts = [("", frame)]
+    if group is not None:
+        column = resolve(frame, group)
+        parts = [(f"{group} = {word(value)}", part) for value, part in frame.groupby(column, dropna=False)]
+    found = []
+    for title, part in parts:
+        try:
+            fit = fit_law(
+                part,
+                law=law,
+                y=y,
+                x=x,
+                cluster=cluster or "seed",
+                censored=censored,
+                times=times,
+                bootstrap=bootstrap,
+            )
+        except ValueError as error:
+            found.append(TableFit(title, None, str(error)))
+        else:
+            found.append(TableFit(title, fit, ""))
+    if all(each.fit is None for each in found):
+        first = found[0]
+        raise ValueError(f"{path}: {f'{first.group}: ' if first.group else ''}{first.reason}")
+    return found
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or Parquet file as a frame.
+
+    Raises:
+        ValueError: it is absent, of another kind, empty, or cannot be read.
+    """
+    if path.suffix.lower() not in KINDS:
+        raise ValueError(f"{path}: tables are {' or '.join(KINDS)} files, told by the ending of their name")
+    try:
+        frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+    if frame.empty:
+        raise ValueError(f"{path} has no rows")
+    return frame.rename(columns=str)
+
+
+def to_json(fits: Sequence[TableFit]) -> str:
+    """All fits; numbers that are infinite become null."""
+    return json.dumps([fit.to_dict() for fit in fits], indent=1, allow_nan=False, default=_plain)
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else str(value)
