@@ -548,6 +548,7 @@ def _client(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # a full disk, say, which the tracker tells itself
     if database is not None and not database.exists():
         _create_database(database)
     return MlflowClient(tracking_uri=uri)

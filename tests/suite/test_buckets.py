@@ -25,11 +25,11 @@ SWEEP = """
 name: sweep
 data: {source: sphere, samples: 32, input_dim: 16}
 encoder: {depth: 2, embedding_dim: 8}
-budget: {steps: 2000, stop_below: 0}
+budget: {steps: 1500, stop_below: 0}
 resources: {slots: 2}
 sweep:
-  encoder.width: [96, 128]
-  seed: {range: 6}
+  encoder.width: [64, 96]
+  seed: {range: 4}
 """
 
 
@@ -199,16 +199,15 @@ def test_a_sweep_in_a_bucket_outlives_its_driver_and_its_numbers_are_those_of_a_
         driver.communicate()
         printed = inside(*command)
         assert f"{at_server}/sweep/report.html" in printed.replace("\n", "")
-        assert "12 finished" in inside("status", f"{at_server}/sweep")
+        assert "8 finished" in inside("status", f"{at_server}/sweep")
         assert b"<html" in bucket.read("report.html")
         assert {"figures/shares.svg", "pictures.json", "fits.json"} <= set(bucket.names(""))
         frames = load_results(f"{at_server}/sweep")
-        assert len(frames.trials) == 12
+        assert len(frames.trials) == 8
         copied = terminal.folder / "results" / "sweep"
         with at_hand(bucket, ["trials.parquet", "records.parquet", "passages.parquet", "experiment.yaml"]) as here:
             shutil.copytree(here, copied)
         check_complete(terminal, "sweep", calm, tracking_uri=store.uri)
-        assert "nothing left to train" in inside(*command)
         assert "has all of" in inside("sync", f"{at_server}/sweep")
         assert at_server in inside("report", f"{at_server}/sweep").replace("\n", "")
         assert "All is well" in inside("doctor", "--results", at_server, "--tracking-uri", store.uri)

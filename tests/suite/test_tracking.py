@@ -10,6 +10,8 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -578,3 +580,19 @@ def test_ending_the_ui_ends_its_server(results: Path, home: Path, sent: signal.S
         time.sleep(0.1)
     assert not answers(port)
     process.communicate()
+
+
+def test_a_connection_that_breaks_off_is_told_by_the_tracker_alone(tmp_path: Path):
+    """As where a disk is full, and SQLAlchemy finds that it cannot even roll back."""
+    script = f"""
+import logging, sys
+from suite import tracking
+tracking._client("sqlite:///{tmp_path}/mlflow.db")
+for name in ("sqlalchemy.pool.impl.QueuePool", "sqlalchemy.pool.impl.NullPool"):
+    try:
+        raise OSError("no space left")
+    except OSError:
+        logging.getLogger(name).error("Exception during reset or similar", exc_info=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout + done.stderr == ""
