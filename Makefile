@@ -24,7 +24,7 @@ test-studies: $(INSTALLED)  ## the quick profile of every study
 test-laws: $(INSTALLED)  ## thousands of tables of every law, of which the truth is known: about an hour on 2 cores
 	$(BIN)/python -m pytest -q -m laws
 
-study: $(INSTALLED)  ## the sweeps that the theory is judged on; writes docs/study.md: about 45 minutes
+study: $(INSTALLED)  ## the sweeps that the theory is judged on; writes docs/study.md: about an hour
 	$(BIN)/stillpoint study
 
 bench: $(INSTALLED)  ## the suite, its peers and the hardware's ceiling; writes docs/performance.md: about 20 minutes
