@@ -16,7 +16,7 @@ test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sw
 	$(BIN)/python -m pytest -q -m cluster
 
 test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 -m slow
 
 test-studies: $(INSTALLED)  ## the quick profile of every study
 	$(BIN)/python -m pytest -q -m studies
