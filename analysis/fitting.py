@@ -152,14 +152,8 @@ def fit_law(
     """
     form = _law_named(law)
     check_confidence(confidence)
-    if times not in DENSITIES:
-        raise ValueError(f"times is {times!r}; there are {', '.join(DENSITIES)}")
-    if frame.empty:
-        raise ValueError("the table has no rows")
-    names = [resolve(frame, name) for name in ([x] if isinstance(x, str) else x)]
-    if not names:
-        raise ValueError("x is empty: name at least one variable")
-    y = resolve(frame, y)
+    _check_times(times)
+    names, y = _variables(frame, x, y)
     cluster = _cluster_column(frame, cluster)
     censored = resolve(frame, censored) if censored is not None else None
     data = observe(frame, y=y, x=names, cluster=cluster, censored=censored)
@@ -191,10 +185,23 @@ def fit_law(
         extrapolation_error=error,
         method=method,
         theta=solution.optimum.theta[: len(parameters)],
-        spread=Spread(
-            spread.covariance[: len(parameters), : len(parameters)], spread.degrees_of_freedom, spread.source
-        ),
+        spread=spread.of_first(len(parameters)),
     )
+
+
+def _check_times(times: Times) -> None:
+    if times not in DENSITIES:
+        raise ValueError(f"times is {times!r}; there are {', '.join(DENSITIES)}")
+
+
+def _variables(frame: pd.DataFrame, x: str | Sequence[str], y: str) -> tuple[list[str], str]:
+    """Full names of what explains and of what is explained."""
+    if frame.empty:
+        raise ValueError("the table has no rows")
+    names = [resolve(frame, name) for name in ([x] if isinstance(x, str) else x)]
+    if not names:
+        raise ValueError("x is empty: name at least one variable")
+    return names, resolve(frame, y)
 
 
 def _law_named(name: str) -> Law:

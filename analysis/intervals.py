@@ -6,7 +6,7 @@ Rows of one seed share their draw across widths and depths, so the seed is the c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ class Spread:
     covariance: Array
     degrees_of_freedom: int
     source: str
+
+    def of_first(self, count: int) -> Spread:
+        """Of the first parameters: without those that a likelihood adds to the law's."""
+        return replace(self, covariance=self.covariance[:count, :count])
 
     def quantile(self, confidence: float) -> float:
         """Of Student's t, two-sided."""

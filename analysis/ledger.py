@@ -61,6 +61,9 @@ class Evidence:
         return "inconsistent" if self.high < low or self.low > high else "undecided"
 
 
+Estimator = Callable[[Results], Iterable[Evidence]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A line of the ledger."""
@@ -69,7 +72,7 @@ class Prediction:
     claim: str
     """What theory says, in a sentence."""
     source: str
-    estimate: Callable[[Results], Iterable[Evidence]]
+    estimate: Estimator
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,13 @@ ORDER = (
 _KNOWN: dict[str, Prediction] = {}
 
 
-def predicts(
-    name: str, claim: str, source: str
-) -> Callable[[Callable[[Results], Iterable[Evidence]]], Callable[[Results], Iterable[Evidence]]]:
-    """Register an estimator as the line of the ledger with this name."""
+def predicts(name: str, source: str) -> Callable[[Estimator], Estimator]:
+    """Register an estimator as the line of the ledger with this name; its docstring is the claim."""
 
-    def add(estimate: Callable[[Results], Iterable[Evidence]]) -> Callable[[Results], Iterable[Evidence]]:
+    def add(estimate: Estimator) -> Estimator:
         if name in _KNOWN or name not in ORDER:
             raise ValueError(f"{name!r} is registered twice, or has no place in ORDER")
+        claim = " ".join((estimate.__doc__ or "").split())
         _KNOWN[name] = Prediction(name=name, claim=claim, source=source, estimate=estimate)
         return estimate
 

@@ -20,8 +20,9 @@ HALF = (-0.6, -0.4)
 UNMEASURED = "the kernel was not measured"
 
 
-@predicts("ntk-drift", "The relative drift of the tangent kernel, at one time η t, falls at least as m^-0.4.", JACOT)
+@predicts("ntk-drift", JACOT)
 def ntk_drift(results: Results) -> Iterator[Evidence]:
+    """The relative drift of the tangent kernel, at one time η t, falls at least as m^-0.4."""
     frame, reason = _drifts(results)
     what = "slope of the kernel's drift at one time η t"
     if reason:
@@ -56,8 +57,9 @@ def _kernel_curves(results: Results) -> dict[str, pd.DataFrame]:
     return {str(trial_id): curve for trial_id, curve in columns.groupby("trial_id", sort=False)}
 
 
-@predicts("ntk-init", "The tangent kernel at the draw varies over seeds, relative to its mean, as m^-1/2.", JACOT)
+@predicts("ntk-init", JACOT)
 def ntk_init(results: Results) -> Iterator[Evidence]:
+    """The tangent kernel at the draw varies over seeds, relative to its mean, as m^-1/2."""
     what = "slope of the relative standard deviation over seeds of the kernel's trace at the draw"
     starts = results.records[results.records.step == 0]
     if "kernel_trace_query" not in starts or starts.kernel_trace_query.isna().all():
@@ -92,12 +94,9 @@ def _spreads(part: pd.DataFrame) -> tuple[float, pd.DataFrame]:
     return float(slope), pd.DataFrame({"x": spread.index.astype(float), "y": spread.to_numpy()})
 
 
-@predicts(
-    "similarity",
-    "Under inner products the kernel drifts more than under cosines at the same time η t, and ever more so.",
-    "docs/science.md",
-)
+@predicts("similarity", "docs/science.md")
 def similarity(results: Results) -> Iterator[Evidence]:
+    """Under inner products the kernel drifts more than under cosines at the same time η t, and ever more so."""
     what = "ratio of the kernel's drift, inner product over cosine"
     trials = chosen_trials(results, "descent")
     if SIMILARITY not in trials or set(trials[SIMILARITY]) != {"dot", "cosine"}:
@@ -127,10 +126,9 @@ def similarity(results: Results) -> Iterator[Evidence]:
     yield mean_over_seeds(growth.slope, growth, f"slope in time of the logarithm of the {what}", above)
 
 
-@predicts(
-    "twin", "The curve of G comes closer to that of the linearized twin as width grows (cosine).", "arXiv 1902.06720"
-)
+@predicts("twin", "arXiv 1902.06720")
 def twin(results: Results) -> Iterator[Evidence]:
+    """The curve of G comes closer to that of the linearized twin as width grows (cosine)."""
     what = "slope of the mean distance of ln G to the twin's"
     trials = chosen_trials(results, "descent")
     if "twin_distance" not in trials or trials.twin_distance.isna().all():
@@ -140,12 +138,9 @@ def twin(results: Results) -> Iterator[Evidence]:
     yield slope(there, WIDTH, what, (-INFINITY, 0.0))
 
 
-@predicts(
-    "separation",
-    "With planted close pairs, the decrease of the loss and the kernel's smallest eigenvalue grow with their distance.",
-    "arXiv 1811.03962",
-)
+@predicts("separation", "arXiv 1811.03962")
 def separation(results: Results) -> Iterator[Evidence]:
+    """With planted close pairs, the loss's decrease and the kernel's smallest eigenvalue grow with their distance."""
     axis = results.axis("separation")
     what = "slope against the distance"
     if axis is None:

@@ -23,12 +23,9 @@ JOINT_TRIALS = 40
 ANGLE_ERROR = 0.05
 
 
-@predicts(
-    "descent",
-    "Where no step violates descent, the slack of the descent inequality is at most 1. A check of the code.",
-    WEN,
-)
+@predicts("descent", WEN)
 def descent(results: Results) -> Iterator[Evidence]:
+    """Where no step violates descent, the slack of the descent inequality is at most 1. A check of the code."""
     trials = results.trials
     clean = trials[(trials.status == "finished") & (trials.violating_share == 0) & trials.slack.notna()]
     if clean.empty:
@@ -39,12 +36,9 @@ def descent(results: Results) -> Iterator[Evidence]:
     yield Evidence(what=what, value=most, low=most, high=most, expected=(-INFINITY, 1.0), num_trials=len(clean))
 
 
-@predicts(
-    "time-eps",
-    "T(ε) · ε ≤ 2 (L_0 − L_inf) / η with ε on scaled G: at most ε^-1 steps, or ε^-2 of the norm.",
-    WEN,
-)
+@predicts("time-eps", WEN)
 def time_eps(results: Results) -> Iterator[Evidence]:
+    """T(ε) · ε ≤ 2 (L_0 − L_inf) / η with ε on scaled G: at most ε^-1 steps, or ε^-2 of the norm."""
     trials = chosen_trials(results, "descent")
     if "optimizer.name" in trials:
         trials = trials[trials["optimizer.name"] == "gd"]
@@ -62,8 +56,9 @@ def time_eps(results: Results) -> Iterator[Evidence]:
     yield Evidence(what=what, value=most, low=most, high=most, expected=(-INFINITY, 1.0), num_trials=counted)
 
 
-@predicts("rate", "Local slopes of min G in T; theory bounds the level of min G, not its slope.", WEN)
+@predicts("rate", WEN)
 def rate(results: Results) -> Iterator[Evidence]:
+    """Local slopes of min G in T; theory bounds the level of min G, not its slope."""
     trials = chosen_trials(results, "descent")
     curves = dict(iter(results.records.groupby("trial_id", sort=False)))
     found = {i: [s for s in segments(curves[i]) if not s.violates] for i in trials.trial_id if i in curves}
@@ -77,12 +72,9 @@ def rate(results: Results) -> Iterator[Evidence]:
         yield Evidence(what=what, value=float(middle), low=float(low), high=float(high), num_trials=len(slopes))
 
 
-@predicts(
-    "width-floor",
-    "Wider pairs get closer to G = 0: in min G = E + A T^-a the floor E falls with width, or is 0.",
-    WEN,
-)
+@predicts("width-floor", WEN)
 def width_floor(results: Results) -> Iterator[Evidence]:
+    """Wider pairs get closer to G = 0: in min G = E + A T^-a the floor E falls with width, or is 0."""
     trials = chosen_trials(results, "descent")
     records = results.records[(results.records.step > 0) & results.records.trial_id.isin(trials.trial_id)]
     rows = records.merge(trials[["trial_id", "seed", WIDTH, *other_axes(results, WIDTH)]], on="trial_id")
@@ -114,12 +106,9 @@ def _floor(curve: pd.DataFrame) -> tuple[float, float, float] | None:
     return offset.value, offset.low, offset.high
 
 
-@predicts(
-    "coupling",
-    "Trained jointly, nearly all pairs become stationary: the lower bound of their share is at least 0.9.",
-    WEN,
-)
+@predicts("coupling", WEN)
 def coupling(results: Results) -> Iterator[Evidence]:
+    """Trained jointly, nearly all pairs become stationary: the lower bound of their share is at least 0.9."""
     axis = results.axis("coupling")
     trials = results.trials[results.trials.status.isin(ENDED)]
     names = trials[axis] if axis is not None else pd.Series("joint", trials.index)
@@ -152,12 +141,9 @@ def _contrasts(results: Results, axis: str) -> Iterator[Evidence]:
         yield slope(pair, "is_other", what, None, censored="censored", fewest=2)
 
 
-@predicts(
-    "threshold",
-    "The width m*(n) from which on 90% of trials are stationary grows with the number of samples.",
-    "no exponent is predicted",
-)
+@predicts("threshold", "no exponent is predicted")
 def threshold(results: Results) -> Iterator[Evidence]:
+    """The width m*(n) from which on 90% of trials are stationary grows with the number of samples."""
     other = next((axis for name in ("samples", "depth") if (axis := results.axis(name)) is not None), None)
     what = "power with which the width from which on 90% of trials are stationary grows"
     if other is None or WIDTH not in results.axes:
@@ -189,12 +175,9 @@ def _bracket(part: pd.DataFrame) -> tuple[float, float] | None:
     return float(part[WIDTH].iloc[last]), float(part[WIDTH].iloc[last + 1])
 
 
-@predicts(
-    "angles",
-    "At the draw, angles between samples follow the ReLU map from layer to layer within 5%.",
-    "Cho & Saul 2009",
-)
+@predicts("angles", "Cho & Saul 2009")
 def angles(results: Results) -> Iterator[Evidence]:
+    """At the draw, angles between samples follow the ReLU map from layer to layer within 5%."""
     what = "ratio of the median angle at the draw to the map's"
     trials = results.trials
     residual = trials.get("encoder.residual")

@@ -19,12 +19,9 @@ HALF = (-0.6, -0.4)
 EDGE_STEPS = 100
 
 
-@predicts(
-    "grad-width",
-    "The raw squared gradient of the hidden layers starts as m^1 (allen-zhu, standard) or m^0 (ntk).",
-    ALLEN_ZHU,
-)
+@predicts("grad-width", ALLEN_ZHU)
 def grad_width(results: Results) -> Iterator[Evidence]:
+    """The raw squared gradient of the hidden layers starts as m^1 (allen-zhu, standard) or m^0 (ntk)."""
     starts = results.records[results.records.step == 0].set_index("trial_id")
     hidden = _hidden(results.trials.set_index("trial_id"), starts)
     frame = results.trials.assign(value=results.trials.trial_id.map(hidden))
@@ -48,12 +45,9 @@ def _hidden(trials: pd.DataFrame, starts: pd.DataFrame) -> pd.Series[float]:
     return pd.Series(found, dtype=float)
 
 
-@predicts(
-    "lr-width",
-    "The largest learning rate at which the loss stays below its start for 100 steps goes as m^-1 (dot).",
-    ALLEN_ZHU,
-)
+@predicts("lr-width", ALLEN_ZHU)
 def lr_width(results: Results) -> Iterator[Evidence]:
+    """The largest learning rate at which the loss stays below its start for 100 steps goes as m^-1 (dot)."""
     what = f"slope of the largest η with L_t ≤ L_0 for t ≤ {EDGE_STEPS}"
     rate_axis = results.axis("c") or results.axis("value")
     trials = results.trials[results.trials.status.isin(ENDED) & (results.trials.get(SIMILARITY, "dot") == "dot")]
@@ -90,23 +84,22 @@ def _largest_rate(cell: pd.DataFrame) -> float:
     return float(cell.eta.iloc[failing[0] - 1]) if len(failing) and failing[0] > 0 else float("nan")
 
 
-@predicts("displacement", "The weights' distance from their draw, at one level of G, falls as m^-1/2.", ALLEN_ZHU)
+@predicts("displacement", ALLEN_ZHU)
 def displacement(results: Results) -> Iterator[Evidence]:
+    """The weights' distance from their draw, at one level of G, falls as m^-1/2."""
     yield from _at_level(results, "displacement", "displacement", HALF)
 
 
-@predicts(
-    "rel-displacement",
-    "Relative to the draw it falls as m^-1/2 in the spectral norm and m^-1 in Frobenius's.",
-    ALLEN_ZHU,
-)
+@predicts("rel-displacement", ALLEN_ZHU)
 def rel_displacement(results: Results) -> Iterator[Evidence]:
+    """Relative to the draw it falls as m^-1/2 in the spectral norm and m^-1 in Frobenius's."""
     yield from _at_level(results, "relative_spectral_displacement", "relative spectral displacement", HALF)
     yield from _at_level(results, "relative_displacement", "relative Frobenius displacement", (-1.1, -0.9))
 
 
-@predicts("flips", "The share of activations that flip falls with width, as a power between −0.6 and −0.23.", ALLEN_ZHU)
+@predicts("flips", ALLEN_ZHU)
 def flips(results: Results) -> Iterator[Evidence]:
+    """The share of activations that flip falls with width, as a power between −0.6 and −0.23."""
     yield from _at_level(results, "flipped_share", "flipped share", (-0.6, -0.23))
 
 
