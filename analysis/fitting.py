@@ -145,8 +145,7 @@ def fit_law(
     `cluster` names the rows that share a draw; the default counts rows as independent where there is no such column.
     Rows flagged by `censored` hold a lower bound of y, and `times` is how y is spread around the law then. `tuning` is
     Huber's constant in residual standard deviations (inf is least squares); censored fits do not use it. `bootstrap`
-    draws so many tables of whole clusters and takes percentiles of their fits instead of the usual interval; with few
-    clusters these are too narrow.
+    draws so many tables of whole clusters for intervals by percentiles, which are too narrow where clusters are few.
 
     Raises ValueError for columns, values or designs from which the law cannot be fitted.
     """
