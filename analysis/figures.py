@@ -133,7 +133,7 @@ def curves(results: Results) -> Figure | None:
     legend = 0.6 + 0.08 * max(map(len, scale.words)) if scale else 0.0
     size = (1.0 + legend + 3.3 * width, 0.4 + 3.0 * height)
     figure, axes = plt.subplots(height, width, figsize=size, sharex=True, sharey=True, squeeze=False)
-    colors = _ramp(len(scale.values), ordered=scale.is_numeric) if scale else _ramp(1, ordered=True)
+    colors = ramp(len(scale.values), ordered=scale.is_numeric) if scale else ramp(1, ordered=True)
     for ax, (group, part) in zip(axes.flat, panels, strict=False):
         for value, label, color in zip(
             *((scale.values, scale.words) if scale else ([None], [""])), colors, strict=True
@@ -142,7 +142,7 @@ def curves(results: Results) -> Figure | None:
             if len(some):
                 _band(ax, some, color, label)
         ax.axhline(results.experiment["stationary_below"], color="0.35", linestyle=":", linewidth=1)
-        ax.set(xscale="log", yscale="log", title=_wrapped(group.title))
+        ax.set(xscale="log", yscale="log", title=wrapped(group.title))
     _outer_labels(axes, len(panels), "step", "scaled squared gradient norm G")
     if scale:
         pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes.flat]
@@ -263,13 +263,13 @@ def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> 
             _law_line(ax, frame, fitted, color, _law_label(fitted))
     else:
         values = sorted(frame[second].unique().tolist())
-        for value, color in zip(values, _ramp(len(values), ordered=True), strict=True):
+        for value, color in zip(values, ramp(len(values), ordered=True), strict=True):
             part = frame[frame[second] == value]
             _points(ax, part, first, color)
             _law_line(ax, part, first, color, number_word(value), {second: value})
     values = sorted(frame[x].unique().tolist())
     Scale(variable(x), values, [number_word(value) for value in values], True).draw(ax)
-    ax.set(yscale="log", title=_wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
+    ax.set(yscale="log", title=wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
     readable_log(ax)
     if second is None:
         ax.legend(fontsize="small")
@@ -381,7 +381,7 @@ def descent(results: Results) -> Figure | None:
     if frame.empty:
         return None
     frame = frame if scale is None else frame.sort_values(scale.axis, key=lambda column: column.map(_rank(scale)))
-    colors = _ramp(len(scale.values), ordered=scale.is_numeric) if scale else _ramp(1, ordered=True)
+    colors = ramp(len(scale.values), ordered=scale.is_numeric) if scale else ramp(1, ordered=True)
     figure, ax = plt.subplots(figsize=(7.0, 3.9))
     left = _share_axis(ax, frame.violating_share)
     marked = _marked(frame)
@@ -486,11 +486,12 @@ def _size(layout: Layout, *, extra: float = 0.0) -> tuple[float, float]:
     return 4.6 + 0.6 * words + min(3.0, 0.09 * longest) + extra, 4.0 if is_words else 3.6
 
 
-def _wrapped(title: str) -> str:
+def wrapped(title: str) -> str:
+    """A title in lines that a panel has room for."""
     return textwrap.fill(title, 44)
 
 
-def _ramp(count: int, *, ordered: bool) -> list[Any]:
+def ramp(count: int, *, ordered: bool) -> list[Any]:
     """Colours from light to dark for numbers, distinct ones for words."""
     return (
         list(sns.color_palette("viridis_r", count + 1))[1:] if ordered else list(sns.color_palette("colorblind", count))

@@ -25,12 +25,12 @@ from analysis.intervals import (
     profile_limits,
     wilson_interval,
 )
-from analysis.laws import LAWS, Array, Law, Parameter
+from analysis.laws import LAWS, Array, Law, Parameter, law_named
 from analysis.observations import Observations, log_columns, observe, resolve
 from analysis.optimum import Objective, Optimum
 from analysis.robust import EFFICIENT, Huber, fit_huber, log_likelihood
 
-__all__ = ["Comparison", "Estimate", "Fit", "compare_laws", "fit_law", "wilson_interval"]
+__all__ = ["Estimate", "Fit", "fit_law", "wilson_interval"]
 
 Status = Literal["converged", "on-bound", "undecided", "failed"]
 
@@ -149,7 +149,7 @@ def fit_law(
 
     Raises ValueError for columns, values or designs from which the law cannot be fitted.
     """
-    form = _law_named(law)
+    form = law_named(law)
     check_confidence(confidence)
     _check_times(times)
     names, y = _variables(frame, x, y)
@@ -201,12 +201,6 @@ def _variables(frame: pd.DataFrame, x: str | Sequence[str], y: str) -> tuple[lis
     if not names:
         raise ValueError("x is empty: name at least one variable")
     return names, resolve(frame, y)
-
-
-def _law_named(name: str) -> Law:
-    if name not in LAWS:
-        raise ValueError(f"there is no law {name!r}; there are {', '.join(LAWS)}")
-    return LAWS[name]
 
 
 def _cluster_column(frame: pd.DataFrame, cluster: str | None) -> str | None:
@@ -411,58 +405,6 @@ def _extrapolation_error(
     error = held.log_y - law.log_median(optimum.theta[: len(parameters)], held.log_x)
     error = np.where(held.censored, np.maximum(error, 0.0), error)
     return float(np.sqrt(np.mean(np.square(error))))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Fits of several laws to the same rows."""
-
-    table: pd.DataFrame
-    """One row per law, lowest AIC first: law, status, aic, delta_aic, bic, extrapolation_error."""
-    preferred: str | None
-    """The law with the lowest AIC, if it leads by 2 or more; None when the data cannot decide."""
-    sentence: str
-
-
-DECISIVE = 2.0
-"""Difference in AIC below which two laws count as equally supported (Burnham & Anderson 2002, section 2.6)."""
-
-
-def compare_laws(fits: Sequence[Fit]) -> Comparison:
-    """Which law the data prefer, by AIC beside the extrapolation error.
-
-    Raises ValueError unless all fits are of the same rows.
-    """
-    data = {(fit.y, fit.num_points, fit.num_censored) for fit in fits}
-    if len(data) != 1:
-        raise ValueError(f"need fits of the same rows, given {len(data)} kinds of (y, rows, censored): {sorted(data)}")
-    columns = ["law", "status", "aic", "bic", "extrapolation_error"]
-    table = pd.DataFrame([{name: getattr(fit, name) for name in columns} for fit in fits])
-    usable = table["status"] != "failed"
-    table = table.assign(extrapolation_error=table["extrapolation_error"].astype(float), usable=usable)
-    table = table.sort_values(["usable", "aic"], ascending=[False, True], kind="stable", ignore_index=True)
-    table.insert(3, "delta_aic", table["aic"] - table["aic"].iloc[0])
-    contenders = table[table["usable"]]
-    preferred, sentence = _preference(contenders)
-    return Comparison(table.drop(columns="usable"), preferred, sentence)
-
-
-def _preference(table: pd.DataFrame) -> tuple[str | None, str]:
-    """The preferred law and the words for it, from usable fits sorted by AIC."""
-    laws, delta = list(table["law"]), list(table["delta_aic"])
-    if len(laws) < 2:
-        return None, f"only {laws[0]} could be fitted" if laws else "no law could be fitted"
-    close = [law for law, d in zip(laws, delta, strict=True) if d < DECISIVE - 1e-6]
-    if len(close) > 1:
-        return (
-            None,
-            f"cannot be decided by these data: {' and '.join(close)} are within {DECISIVE:g} of each other in AIC",
-        )
-    sentence = f"these data prefer {laws[0]} to {laws[1]} (AIC lower by {delta[1]:.1f})"
-    errors = table.set_index("law")["extrapolation_error"].dropna()
-    if len(errors) > 1 and laws[0] in errors and errors.idxmin() != laws[0]:
-        sentence += f", though {errors.idxmin()} extrapolates better to the largest scale"
-    return laws[0], sentence
 
 
 def _power(exponent: Estimate) -> str:

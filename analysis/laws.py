@@ -341,3 +341,10 @@ def _local_minima(surface: Array) -> list[tuple[int, ...]]:
     cells = np.argwhere(surface <= np.min(around, axis=0))
     order = np.argsort(surface[tuple(cells.T)], kind="stable")
     return [tuple(int(i) for i in cell) for cell in cells[order]]
+
+
+def law_named(name: str) -> Law:
+    """The law of this name; ValueError with the names there are if there is none."""
+    if name not in LAWS:
+        raise ValueError(f"there is no law {name!r}; there are {', '.join(LAWS)}")
+    return LAWS[name]

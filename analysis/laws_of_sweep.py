@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.choice import compare_laws
 from analysis.fitting import Estimate, Fit, fit_law
 from analysis.frames import Results, law_frame, resolve_axis, short
 from analysis.layout import Group, groups
@@ -23,6 +24,9 @@ WORDS = {
     "running_min_scaled_grad_norm_sq": "min scaled G",
 }
 
+RIVALS = {"power": "offset-power", "offset-power": "power", "multiplicative": "additive", "additive": "multiplicative"}
+"""The law that the same rows are fitted with to see whether they can tell the two apart."""
+
 
 @dataclass(frozen=True)
 class SweepFit:
@@ -35,6 +39,8 @@ class SweepFit:
     """Fitted to these trials: the values of the columns in `by`; all where the law has none."""
     fit: Fit | None
     reason: str
+    choice: str = ""
+    """Whether these rows prefer the law to its rival, in words; empty where the rival cannot be fitted."""
 
     @property
     def title(self) -> str:
@@ -143,7 +149,18 @@ def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], group: G
         fit = fit_law(part, law=spec["law"], y=spec["y"], x=x, cluster="seed", censored=censored)
     except ValueError as error:
         return SweepFit(spec, spec["y"], x, group, None, str(error))
-    return SweepFit(spec, spec["y"], x, group, fit, "")
+    return SweepFit(spec, spec["y"], x, group, fit, "", _choice(part, fit, censored))
+
+
+def _choice(part: pd.DataFrame, fit: Fit, censored: str | None) -> str:
+    """The law beside its rival."""
+    if fit.law not in RIVALS:
+        return ""
+    try:
+        rival = fit_law(part, law=RIVALS[fit.law], y=fit.y, x=fit.x, cluster="seed", censored=censored)
+    except ValueError:
+        return ""
+    return compare_laws([fit, rival]).sentence
 
 
 def known_command(folder: Path) -> str | None:
@@ -165,6 +182,7 @@ def write_fits(fits: list[SweepFit], path: Path, *, command: str) -> None:
             "group": [None if pd.isna(value) else value for value in f.group.values.values()],
             "fit": None if f.fit is None else f.fit.to_dict(),
             "reason": f.reason,
+            "choice": f.choice,
         }
         for f in fits
     ]

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import _wrapped, plt, readable_log
+from analysis.figures import plt, readable_log, wrapped
 from analysis.laws_of_sweep import number
 from analysis.ledger import Evidence, Verdict
 
@@ -44,7 +44,7 @@ def _panel(ax: Axes, evidence: Evidence) -> None:
         ax.fill_between(grid, low, high, color="#0173b2", alpha=0.18, linewidth=0)
     if evidence.expected is not None:
         _expected(ax, evidence, grid)
-    ax.set(xscale="log", yscale="log", xlabel=_variable(evidence), title=_wrapped(evidence.what))
+    ax.set(xscale="log", yscale="log", xlabel=_variable(evidence), title=wrapped(evidence.what))
     ticks = sorted(points.x.unique())
     if len(ticks) <= 9:
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -80,7 +80,7 @@ def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[P
 
 
 def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, str, Callable[[], Any]]]:
-    from analysis import figures
+    from analysis import diagnostics, figures
 
     scale = figures.layout_of(results).scale
     axis = "seed" if scale is None else short(scale.axis)
@@ -122,6 +122,20 @@ def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, st
             "Dots are the trials that are fitted, open triangles those that were not there yet. Bands are 95% "
             f"intervals of the fitted median.{_left_out(fits)}",
             lambda: figures.laws(results, fits),
+        ),
+        (
+            "residuals",
+            "What the laws leave over",
+            "Logarithm of measured over fitted, one mark per trial, open triangles where only a lower bound is known; "
+            "the line joins medians, the grey band holds 95% of normal residuals. A line that bends away from 0 is a "
+            "law of the wrong form.",
+            lambda: diagnostics.residuals(results, fits),
+        ),
+        (
+            "unreached",
+            f"What was not reached in time, by {axis}",
+            f"Share of the trials that ended whose scaled G never came below ε, for every ε that is looked at.{note}",
+            lambda: diagnostics.unreached(results),
         ),
         (
             "curves",
@@ -232,6 +246,7 @@ def law_row(fitted: SweepFit) -> dict[str, Any]:
         "held_out": "–" if fit.extrapolation_error is None else number(fit.extrapolation_error),
         "points": f"{fit.num_points} ({fit.num_censored} not reached)",
         "method": fit.method,
+        "choice": fitted.choice or "–",
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -79,9 +79,10 @@ def scale_of(results: Results, axis: str) -> Scale:
     return Scale(axis, values, [truths[v] if isinstance(v, bool) else named[v] for v in values], False)
 
 
-def readable_log(ax: Axes) -> None:
-    """Plain numbers on a log axis that spans less than two decades."""
-    low, high = ax.get_ylim()
+def readable_log(ax: Axes, side: Literal["x", "y"] = "y", *, most: int = 8) -> None:
+    """Plain numbers, `most` of them, on a log axis that spans less than two decades."""
+    low, high = ax.get_ylim() if side == "y" else ax.get_xlim()
+    axis = ax.yaxis if side == "y" else ax.xaxis
     if not (low > 0 and high / low < 100):
         return
     coarse, fine = (1, 1.5, 2, 3, 5, 7), tuple(k / 10 for k in range(10, 100))
@@ -91,7 +92,7 @@ def readable_log(ax: Axes) -> None:
             inside = [m * 10.0**k for k in range(-12, 13) for m in multiples if low <= m * 10.0**k <= high]
     if len(inside) < 2:  # too narrow even for steps of a tenth
         inside = np.linspace(low, high, 5)[1:-1].tolist()
-    inside = inside[:: -(-len(inside) // 8)]
-    ax.yaxis.set_major_locator(FixedLocator(inside))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}"))
+    inside = inside[:: -(-len(inside) // most)]
+    axis.set_major_locator(FixedLocator(inside))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}"))

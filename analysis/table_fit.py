@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.censoring import Times
+from analysis.choice import compare_laws
 from analysis.fitting import Fit, fit_law
-from analysis.laws import LAWS
+from analysis.laws import LAWS, law_named
 from analysis.laws_of_sweep import interval, number
 from analysis.layout import word
 from analysis.observations import resolve
@@ -23,18 +24,22 @@ KINDS = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class TableFit:
-    """The fit of one group of rows, or why there is none."""
+    """The fit of a law to one group of rows, or why there is none."""
 
     group: str
     """`depth = 2`; empty if all rows are one group."""
+    law: str
     fit: Fit | None
     reason: str
+    choice: str = ""
+    """Which law the group's rows prefer; told by the last of its laws, if there are several."""
 
     def text(self) -> str:
         """For people: parameters with intervals, then how they were found and how far to trust them."""
         head = f"{self.group}: " if self.group else ""
+        choice = [f"  choice: {self.choice}"] if self.choice else []
         if self.fit is None:
-            return f"{head}not fitted: {self.reason}"
+            return "\n".join([f"{head}{self.law} not fitted: {self.reason}", *choice])
         fit = self.fit
         counted = f"{fit.num_points} rows"
         counted += f", {fit.num_clusters} clusters" if fit.num_clusters else ""
@@ -53,12 +58,14 @@ class TableFit:
                 f"  objective: {fit.method}; log-likelihood {fit.log_likelihood:.2f}, AIC {fit.aic:.2f}, "
                 f"BIC {fit.bic:.2f}, spread of log y {number(fit.sigma)}",
                 f"  extrapolation error: {error} (RMSLE at the {far} {fit.x[0]}, from a fit without it)",
+                *choice,
             ]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"group": self.group, "reason": self.reason, "fit": None if self.fit is None else self.fit.to_dict()}
+        fit = None if self.fit is None else self.fit.to_dict()
+        return {"group": self.group, "law": self.law, "reason": self.reason, "fit": fit, "choice": self.choice}
 
 
 def fit_table(
@@ -66,14 +73,14 @@ def fit_table(
     *,
     y: str,
     x: Sequence[str],
-    law: str,
+    laws: Sequence[str],
     group: str | None = None,
     censored: str | None = None,
     cluster: str | None = None,
     times: Times = "log-normal",
     bootstrap: int = 0,
 ) -> list[TableFit]:
-    """Fit the law to the rows of a CSV or Parquet file, for each value of `group` by itself.
+    """Fit each law to the rows of a CSV or Parquet file, for each value of `group` by itself.
 
     Clusters are the values of `cluster`, or of a column `seed` if there is one.
 
@@ -83,6 +90,7 @@ def fit_table(
     frame = read_table(path)
     if bootstrap < 0:
         raise ValueError(f"--bootstrap is {bootstrap}; it is a number of tables, such as 1000, or 0 for none")
+    laws = [law_named(name).name for name in dict.fromkeys(laws)]
     x = [resolve(frame, name) for name in x]
     if resolve(frame, y) in x:
         raise ValueError(f"{y!r} is y and x at once: a column cannot explain itself")
@@ -93,27 +101,30 @@ def fit_table(
     if group is not None:
         column = resolve(frame, group)
         parts = [(f"{group} = {word(value)}", part) for value, part in frame.groupby(column, dropna=False)]
+    options = {"cluster": cluster or "seed", "censored": censored, "times": times, "bootstrap": bootstrap}
     found = []
     for title, part in parts:
-        try:
-            fit = fit_law(
-                part,
-                law=law,
-                y=y,
-                x=x,
-                cluster=cluster or "seed",
-                censored=censored,
-                times=times,
-                bootstrap=bootstrap,
-            )
-        except ValueError as error:
-            found.append(TableFit(title, None, str(error)))
-        else:
-            found.append(TableFit(title, fit, ""))
+        fits = [_fit(part, title, law, y=y, x=x, **options) for law in laws]
+        if len(laws) > 1:
+            fits[-1] = replace(fits[-1], choice=_choice(fits))
+        found += fits
     if all(each.fit is None for each in found):
         first = found[0]
         raise ValueError(f"{path}: {f'{first.group}: ' if first.group else ''}{first.reason}")
     return found
+
+
+def _fit(part: pd.DataFrame, title: str, law: str, **options: Any) -> TableFit:
+    try:
+        return TableFit(title, law, fit_law(part, law=law, **options), "")
+    except ValueError as error:
+        return TableFit(title, law, None, str(error))
+
+
+def _choice(found: Sequence[TableFit]) -> str:
+    """Which law the rows prefer."""
+    fits = [each.fit for each in found if each.fit is not None]
+    return compare_laws(fits).sentence if fits else "no law could be fitted"
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -176,7 +176,13 @@ def fit(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet file.", show_default=False)],
     y: Annotated[str, typer.Option(help="Column that is explained.", show_default=False)],
     x: Annotated[list[str], typer.Option(help="Column that explains it; repeatable.", show_default=False)],
-    law: Annotated[str, typer.Option(help="power, offset-power, multiplicative, additive or broken-power.")],
+    law: Annotated[
+        list[str],
+        typer.Option(
+            help="power, offset-power, multiplicative, additive or broken-power; several are compared.",
+            show_default=False,
+        ),
+    ],
     group: Annotated[str | None, typer.Option(help="Fit once for each value of this column.")] = None,
     censored: Annotated[str | None, typer.Option(help="Column that is true where y is only a lower bound.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Rows that share a draw; seed when left out.")] = None,
@@ -184,14 +190,14 @@ def fit(
     bootstrap: Annotated[int, typer.Option(help="Tables to draw for percentile intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit a scaling law to any table: parameters, intervals, status, extrapolation error."""
+    """Fit scaling laws to any table: parameters, intervals, status, extrapolation error, and which law it prefers."""
     from analysis.table_fit import fit_table, to_json
 
     fits = fit_table(
         table,
         y=y,
         x=x,
-        law=law,
+        laws=law,
         group=group,
         censored=censored,
         cluster=cluster,

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from analysis.fitting import Fit, compare_laws, fit_law, wilson_interval
+from analysis.choice import compare_laws
+from analysis.fitting import Fit, fit_law, wilson_interval
 from analysis.laws import LAWS
 from analysis.observations import Observations
 from analysis.robust import Huber, rho
@@ -286,6 +287,17 @@ def test_comparison_that_cannot_decide_says_so() -> None:
     comparison = compare_laws([one, replace(one, law="multiplicative", aic=one.aic + 1.9)])
     assert comparison.preferred is None
     assert comparison.sentence.startswith("cannot be decided by these data")
+
+
+def test_comparison_does_not_prefer_a_law_that_another_extrapolates_better_than() -> None:
+    one = replace(fit(sweep("power", np.random.default_rng(0)), "power"), extrapolation_error=0.2)
+    other = replace(one, law="offset-power", aic=one.aic + 5, extrapolation_error=0.1)
+    comparison = compare_laws([one, other])
+    assert comparison.preferred is None
+    assert "power has the lower AIC (by 5.0), but offset-power extrapolates better" in comparison.sentence
+    assert compare_laws([one, replace(other, extrapolation_error=0.19)]).preferred == "power"
+    assert compare_laws([one, replace(other, extrapolation_error=None)]).preferred == "power"
+    assert compare_laws([replace(one, extrapolation_error=None), other]).preferred == "power"
 
 
 def test_comparison_needs_the_same_rows() -> None:

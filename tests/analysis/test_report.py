@@ -16,7 +16,8 @@ import pytest
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
-from analysis import figures, fit_law, load_results
+from analysis import diagnostics, figures, fit_law, load_results
+from analysis.choice import compare_laws
 from analysis.frames import Results, law_frame, passage_frame
 from analysis.laws_of_sweep import fit_sweep
 from analysis.report import RECORD_COLUMNS, share_table, write_report
@@ -150,7 +151,10 @@ def test_the_report_says_what_the_frames_say(full: Path, tmp_path: Path):
         assert threshold.sentence()[1:] in page
     fits = json.loads((folder / "fits.json").read_text())["fits"]
     assert [entry["group"] for entry in fits] == [[1], [2], [], []]
-    for name in ("curves", "passages", "laws", "shares", "descent", "displacement"):
+    for entry, fitted in zip(fits, report.fits, strict=True):
+        assert entry["choice"] == fitted.choice
+        assert fitted.choice in page
+    for name in ("curves", "passages", "laws", "residuals", "unreached", "shares", "descent", "displacement"):
         for kind in ("svg", "png", "pdf"):
             assert (folder / "figures" / f"{name}.{kind}").stat().st_size > 1000
         ElementTree.parse(folder / "figures" / f"{name}.svg")
@@ -313,6 +317,56 @@ def test_a_law_of_two_variables_has_a_line_for_each_value_of_the_second(full: Pa
         (ax,) = figure.axes
         assert ax.get_legend_handles_labels()[1] == ["1", "2"]
         figures.plt.close(figure)
+
+
+def test_a_law_stands_beside_its_rival_on_the_same_rows(full: Path):
+    results = load_results(full)
+    compared = 0
+    for fitted in fit_sweep(results):
+        frame = fitted.group.of(law_frame(results, fitted.spec))
+        options = {"y": fitted.y, "x": fitted.x, "censored": "censored" if "censored" in frame else None}
+        if fitted.choice:
+            both = [fit_law(frame, law=name, **options) for name in ("power", "offset-power")]
+            assert fitted.choice == compare_laws(both).sentence
+            compared += 1
+        else:
+            with pytest.raises(ValueError, match="needs at least"):
+                fit_law(frame, law="offset-power", **options)
+    assert compared
+
+
+def test_residuals_are_logarithms_of_measured_over_fitted(full: Path):
+    results = load_results(full)
+    law = {"law": "power", "y": "displacement", "x": ["width"], "among": "finished"}
+    only = replace(results, experiment=results.experiment | {"laws": [law]})
+    (fitted,) = fits = fit_sweep(only)
+    assert fitted.fit is not None
+    with figures.theme():
+        figure = diagnostics.residuals(only, fits)
+        assert figure is not None
+        (marks, _) = [np.asarray(artist.get_offsets()) for artist in figure.axes[0].collections]
+        figures.plt.close(figure)
+    trials = results.trials[results.trials.status == "finished"]
+    expected = np.log(trials.displacement) - np.log(fitted.fit.predict(trials))
+    assert sorted(marks[:, 1]) == pytest.approx(sorted(expected))
+
+
+def test_what_was_not_reached_is_told_for_every_threshold(full: Path):
+    results = load_results(full)
+    with figures.theme():
+        figure = diagnostics.unreached(results)
+        assert figure is not None
+        lines = {(ax.get_title(), line.get_label()): line for ax in figure.axes for line in ax.get_lines()}
+        figures.plt.close(figure)
+    assert {title for title, _ in lines} == {"depth 1", "depth 2"}
+    for (title, width), line in lines.items():
+        of = results.trials[
+            (results.trials["encoder.width"] == int(width)) & (results.trials["encoder.depth"] == int(title[-1]))
+        ]
+        passages = results.passages[results.passages.trial_id.isin(of.trial_id) & ~results.passages.relative]
+        for epsilon, share in zip(*line.get_data(), strict=True):
+            reached = passages[passages.epsilon == epsilon].reached
+            assert share == pytest.approx(1 - reached.astype(bool).mean())
 
 
 def test_shares_are_counts_with_wilson_intervals(full: Path):

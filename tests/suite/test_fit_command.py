@@ -46,6 +46,22 @@ def test_a_law_is_fitted_to_a_csv_and_to_the_same_rows_in_parquet(mine: Terminal
     assert "percentiles of 50 bootstrap tables of values of seed" in drawn
 
 
+def test_several_laws_are_compared_on_the_same_rows(mine: Terminal):
+    several = ("--y", "T", "--x", "m", "--x", "L", "--law", "multiplicative", "--law", "additive", "--group", "kind")
+    noise = np.exp(0.1 * np.random.default_rng(1).normal(size=120))
+    table().assign(T=lambda t: 40 * t.m**-0.5 * t.L * noise).to_csv(mine.folder / "clean.csv", index=False)
+    text = mine("fit", "clean.csv", *several)
+    assert text.count("choice: these data prefer multiplicative to additive (AIC lower by") == 2
+    found = json.loads(mine("fit", "clean.csv", *several, "--json"))
+    assert [(each["law"], bool(each["choice"])) for each in found] == [
+        ("multiplicative", False),
+        ("additive", True),
+    ] * 2
+    alike = mine("fit", "clean.csv", "--y", "T", "--x", "m", "--law", "power", "--law", "offset-power")
+    assert "choice: these data prefer power to offset-power (AIC lower by 2.0)" in alike  # its offset is 0
+    assert "there is no law 'powr'" in mine("fit", "clean.csv", *several, "--law", "powr", expect=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -94,5 +110,5 @@ def test_groups_of_which_some_cannot_be_fitted_end_with_exit_code_1(mine: Termin
     frame = table()
     frame[(frame.kind == "a") | (frame.m == 32)].to_csv(mine.folder / "some.csv", index=False)
     output = mine("fit", "some.csv", "--y", "T", "--x", "m", "--law", "power", "--group", "kind", expect=1)
-    assert "kind = b: not fitted: the law 'power' needs at least 2 distinct values" in output
+    assert "kind = b: power not fitted: the law 'power' needs at least 2 distinct values" in output
     assert "kind = a: T = A x^-a" in output
