@@ -13,13 +13,14 @@ test: $(INSTALLED)  ## set up and run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
-	$(BIN)/python -m pytest -q -m cluster
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m cluster --ignore tests/cluster
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
 test-studies: $(INSTALLED)  ## the quick profile of every study
-	$(BIN)/python -m pytest -q -m studies
+	$(BIN)/python -m pytest -q -n 2 -m studies
 
 test-laws: $(INSTALLED)  ## thousands of tables of every law, of which the truth is known: about an hour on 2 cores
 	$(BIN)/python -m pytest -q -m laws

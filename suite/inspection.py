@@ -37,7 +37,7 @@ def show_status(root: Path | str, console: Console) -> None:
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "nothing committed yet"
     console.print(f"{root}: {words}", highlight=False)
     for path in saved.damaged:
-        console.print(f"  {path} is damaged and does not count", highlight=False, markup=False)
+        console.print(f"  {path} is damaged and does not count", highlight=False, markup=False, soft_wrap=True)
     for line in _unfinished_words(saved):
         console.print(line, highlight=False, markup=False)
     console.print(_owner_words(folder), highlight=False)

@@ -39,8 +39,8 @@ class TerminalObserver(Observer):
         self._began = 0.0
 
     def notice(self, words: str) -> None:
-        """Print the sentence."""
-        self._console.print(redacted(words), highlight=False, markup=False)
+        """Print the sentence, in one line however long: a path in it can be copied."""
+        self._console.print(redacted(words), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, words: str) -> Iterator[None]:

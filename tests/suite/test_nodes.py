@@ -79,12 +79,11 @@ def test_lanes_on_a_draining_node_commit_within_5_seconds_and_go_on_elsewhere(
     folder = terminal.folder / "results" / "sweep"
     wait_until(lambda: (folder / "lanes").exists() or running_lanes(nodes), seconds=60, process=process)
     time.sleep(4)  # in the middle of a trial, long before its first commit is due
-    before = set(commits(folder))
-    nodes.add("staying")
     nodes.drain(leaving, seconds=60)
-    told = time.monotonic()
+    told, before = time.monotonic(), set(commits(folder))
     wait_until(lambda: set(commits(folder)) - before, seconds=10, process=process)
     assert time.monotonic() - told < 5.5
+    nodes.add("staying")
     output = finished(process)
     assert "is about to go" in output
     check_complete(terminal, "sweep", calm)

@@ -52,8 +52,20 @@ def prepare(terminal: Terminal, death: str, experiment: str = DEADLY) -> None:
     terminal.environment["PYTHONPATH"] = str(faulty)
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, pd.DataFrame]:
+    """The tables of an undisturbed run of DEADLY."""
+    terminal = Terminal(tmp_path_factory.mktemp("calm"), home)
+    prepare(terminal, "exit")
+    del terminal.environment["PYTHONPATH"]
+    terminal("run", "deadly.yaml", "--no-report")
+    return tables(terminal.folder / "results" / "deadly")
+
+
 @pytest.mark.parametrize("death", DEATHS)
-def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(terminal: Terminal, death: str):
+def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(
+    terminal: Terminal, death: str, calm: dict[str, pd.DataFrame]
+):
     prepare(terminal, death)
     output = terminal("run", "deadly.yaml", expect=1)
     assert "2 failed" in output
@@ -64,12 +76,10 @@ def test_a_trial_that_kills_its_worker_fails_alone_and_can_be_trained_later(term
     assert frame.loc["deadly.npz"].error.str.contains("worker died").all()
     states = sorted(run.info.status for run in children(terminal.folder / "results"))
     assert states == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    check_complete(terminal, "deadly", calm, failures=2)
     del terminal.environment["PYTHONPATH"]
-    terminal("run", "deadly.yaml", "--no-report", "--results", "calm")
-    undisturbed = tables(terminal.folder / "calm" / "deadly")
-    check_complete(terminal, "deadly", undisturbed, failures=2)
     assert "2 trials trained" in terminal("run", "deadly.yaml")
-    check_complete(terminal, "deadly", undisturbed)
+    check_complete(terminal, "deadly", calm)
 
 
 def test_a_trial_that_kills_its_worker_while_it_is_timed_fails_alone_too(terminal: Terminal):
