@@ -203,6 +203,12 @@ def _request(resources: Resources) -> dict[str, Any]:
     return {"num_cpus": resources.cpus, "num_gpus": resources.gpus, **memory}
 
 
+def _avoiding(nodes: Iterable[str]) -> dict[str, Any]:
+    """So that Ray does not use these nodes, nor waits for an answer of theirs with tasks that ask for the same."""
+    unfit = ",".join(sorted(nodes))
+    return {"label_selector": {"ray.io/node-id": f"!in({unfit})"}} if unfit else {}
+
+
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep the handler of SIGTERM: `ray.init` replaces it, and so does the first look at the cluster's state.
@@ -344,9 +350,14 @@ def calibrate(
         StoppedError: `stopped` said so.
         LostClusterError: Ray went away.
     """
-    task, head = _measure.options(**_request(resources)), _Head(ray.get_runtime_context().gcs_address)
-    waiting = {task.remote(arguments): key for key, arguments in requests.items()}
-    timings, dead, next_look = {}, _dead_nodes(), time.monotonic() + NODES_SECONDS
+
+    def handed_over(keys: Iterable[str]) -> dict[Any, str]:
+        task = _measure.options(**_request(resources), **_avoiding(dead - dead_before))
+        return {task.remote(requests[key]): key for key in keys}
+
+    head, dead_before = _Head(ray.get_runtime_context().gcs_address), _dead_nodes()
+    dead = dead_before
+    timings, waiting, next_look = dict[str, Timings](), handed_over(requests), time.monotonic() + NODES_SECONDS
     while waiting:
         if stopped():
             _cancel(waiting)
@@ -365,7 +376,7 @@ def calibrate(
             if (now_dead := _dead_nodes()) - dead:  # Ray may say nothing any more of what ran there
                 dead = now_dead
                 _cancel(waiting)
-                waiting = {task.remote(requests[key]): key for key in waiting.values()}
+                waiting = handed_over(waiting.values())
     return timings
 
 
@@ -536,10 +547,7 @@ class Scheduler:
     def _start_waiting(self) -> None:
         """Hand orders to Ray: enough that no worker waits and a cluster can see that it should grow, and no more,
         because each costs every look at Ray."""
-        options = _request(self._resources)
-        if self._unfit:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._unfit))})"}
-        task = self._task.options(**options)
+        task = self._task.options(**_request(self._resources), **_avoiding(self._unfit))
         while self._waiting and len(self._running) < self._most_at_once:
             order, fruitless = self._waiting.popleft()
             reference = task.remote(order, self._board.name)

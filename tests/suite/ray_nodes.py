@@ -28,8 +28,9 @@ def free_port() -> int:
 class RayNodes:
     """Use as a context manager; the head is there, without cores, once it is entered."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environment: dict[str, str] | None = None) -> None:
         self._environment = {**os.environ, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+        self._environment |= environment or {}
         self._processes: dict[str, subprocess.Popen] = {}
         self.address = f"127.0.0.1:{free_port()}"
         self._temporary = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, and none that other clusters look into
@@ -110,10 +111,10 @@ class RayNodes:
         """Of its nodes, the head first."""
         return list(self._processes)
 
-    def lanes(self) -> list[int]:
-        """Process ids of the workers that train, in the order of their nodes."""
+    def lanes(self, task: bytes = b"_train") -> list[int]:
+        """Process ids of the workers that train, or are at another task, in the order of their nodes."""
         below = [pid for process in self._processes.values() for pid in descendants(process.pid)]
-        return [pid for pid in below if command_line(pid).startswith(b"ray::_train")]
+        return [pid for pid in below if command_line(pid).startswith(b"ray::" + task)]
 
     def raylet(self, name: str) -> int:
         """Process id of what manages a node."""
@@ -133,6 +134,11 @@ class RayNodes:
             _kill([process.pid, *below])
             process.wait()
 
+    def stop(self, name: str) -> None:
+        """Let none of its processes do anything any more: to others it is cut off, and its connections stay."""
+        process = self._processes[name]
+        _signal([process.pid, *descendants(process.pid)], signal.SIGSTOP)
+
     def end(self, name: str) -> None:
         """Kill a node with all its processes, without a notice."""
         process = self._processes.pop(name)
@@ -141,9 +147,13 @@ class RayNodes:
 
 
 def _kill(pids: list[int]) -> None:
+    _signal(pids, signal.SIGKILL)
+
+
+def _signal(pids: list[int], which: signal.Signals) -> None:
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, which)
         except ProcessLookupError:
             continue
 

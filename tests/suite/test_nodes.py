@@ -116,6 +116,23 @@ def test_a_node_that_vanishes_with_its_lanes_loses_nothing(
     check_complete(terminal, "sweep", calm)
 
 
+def test_shapes_timed_on_a_node_that_is_cut_off_are_timed_elsewhere(tmp_path: Path):
+    terminal = Terminal(tmp_path, tmp_path / "home")  # where nothing was timed before
+    terminal.home.mkdir()
+    impatient = {f"RAY_health_check_{key}": "1000" for key in ("initial_delay_ms", "period_ms", "timeout_ms")}
+    with RayNodes(terminal.home, impatient | {"RAY_health_check_failure_threshold": "3"}) as nodes:
+        nodes.add("cut")
+        shapes = ("--set", "encoder.width=[24, 40, 56, 72, 88, 104]", "--set", "seed={range: 1}")
+        process = started(terminal, nodes.address, *shapes, "--set", "budget.steps=100")
+        wait_until(lambda: nodes.lanes(b"_measure"), seconds=90, process=process)
+        nodes.stop("cut")
+        nodes.add("staying")
+        output = finished(process)
+    assert "Traceback" not in output
+    trials = pd.read_parquet(terminal.folder / "results" / "sweep" / "trials.parquet")
+    assert trials.status.tolist() == ["finished"] * 6
+
+
 def test_a_trial_is_not_blamed_for_nodes_that_died_just_after_its_worker(terminal: Terminal, nodes: RayNodes):
     nodes.add("node 0")
     process = started(terminal, nodes.address, "--set", "seed={range: 1}")
