@@ -38,7 +38,7 @@ MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
 MARKERS = "osD^vPX*"
 MOST_MARKS = 2000
-"""Marks in one panel that are drawn as shapes in SVG and PDF; more become one picture of them all, so that files stay
+"""Marks in one figure that are drawn as shapes in SVG and PDF; more become a picture in each panel, so that files stay
 small and quick to draw."""
 
 
@@ -63,8 +63,7 @@ def theme() -> Iterator[None]:
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write the figure as SVG, PNG and PDF, laid out once for all of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for ax in figure.axes:
-        _keep_small(ax)
+    _keep_small(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for kind in FORMATS:
@@ -72,9 +71,9 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         figure.savefig(folder / f"{name}.{kind}", dpi=160, metadata=undated)
 
 
-def _keep_small(ax: Axes) -> None:
-    """Let many marks be one picture."""
-    marks = [artist for artist in ax.collections if isinstance(artist, PathCollection)]
+def _keep_small(figure: Figure) -> None:
+    """Let many marks be a picture."""
+    marks = [artist for ax in figure.axes for artist in ax.collections if isinstance(artist, PathCollection)]
     if sum(np.shape(artist.get_offsets())[0] for artist in marks) > MOST_MARKS:
         for artist in marks:
             artist.set_rasterized(True)

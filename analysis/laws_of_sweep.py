@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,11 @@ def number(value: float) -> str:
 
 def fit_sweep(results: Results) -> list[SweepFit]:
     """Every law of the experiment, once for each value of its `by`."""
-    return [fitted for spec in results.experiment.get("laws", []) for fitted in _fits(results, spec)]
+    known = dict[tuple[Any, ...], Fit]()
+    return [fitted for spec in results.experiment.get("laws", []) for fitted in _fits(results, spec, known)]
 
 
-def _fits(results: Results, spec: dict[str, Any]) -> list[SweepFit]:
+def _fits(results: Results, spec: dict[str, Any], known: dict[tuple[Any, ...], Fit]) -> list[SweepFit]:
     try:
         frame = law_frame(results, spec)
         x = tuple("epsilon" if name == "epsilon" else resolve_axis(results, results.trials, name) for name in spec["x"])
@@ -125,7 +127,7 @@ def _fits(results: Results, spec: dict[str, Any]) -> list[SweepFit]:
         by = [resolve_axis(results, results.trials, name) for name in named]
     except ValueError as error:
         return [SweepFit(spec, spec["y"], tuple(spec["x"]), Group("", {}), None, str(error))]
-    return [_fit(frame, spec, x, group) for group in groups(results, by)]
+    return [_fit(frame, spec, x, group, known) for group in groups(results, by)]
 
 
 def _is_unswept_choice(results: Results, name: str) -> bool:
@@ -138,29 +140,32 @@ def _listed(by: str | list[str] | None) -> list[str]:
     return [] if by is None else [by] if isinstance(by, str) else by
 
 
-def _fit(frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], group: Group) -> SweepFit:
+def _fit(
+    frame: pd.DataFrame, spec: dict[str, Any], x: tuple[str, ...], group: Group, known: dict[tuple[Any, ...], Fit]
+) -> SweepFit:
     part = group.of(frame)
+    rows = [str(spec.get(key)) for key in ("y", "epsilon", "relative", "among")]
+
+    def fit(law: str) -> Fit:
+        key = (law, x, *rows, str(group.values))
+        if key not in known:
+            known[key] = fit_law(part, law=law, y=spec["y"], x=x, cluster="seed", censored=censored)
+        return known[key]
+
     censored = "censored" if "censored" in part.columns else None
     try:
         if part.empty:
             raise ValueError("no trial of this group is among those to fit")
         if censored and bool(part["censored"].all()):
             raise ValueError("no trial reached the threshold")
-        fit = fit_law(part, law=spec["law"], y=spec["y"], x=x, cluster="seed", censored=censored)
+        fitted = fit(spec["law"])
     except ValueError as error:
         return SweepFit(spec, spec["y"], x, group, None, str(error))
-    return SweepFit(spec, spec["y"], x, group, fit, "", _choice(part, fit, censored))
-
-
-def _choice(part: pd.DataFrame, fit: Fit, censored: str | None) -> str:
-    """The law beside its rival."""
-    if fit.law not in RIVALS:
-        return ""
-    try:
-        rival = fit_law(part, law=RIVALS[fit.law], y=fit.y, x=fit.x, cluster="seed", censored=censored)
-    except ValueError:
-        return ""
-    return compare_laws([fit, rival]).sentence
+    choice = ""
+    if spec["law"] in RIVALS:
+        with suppress(ValueError):
+            choice = compare_laws([fitted, fit(RIVALS[spec["law"]])]).sentence
+    return SweepFit(spec, spec["y"], x, group, fitted, "", choice)
 
 
 def known_command(folder: Path) -> str | None:
