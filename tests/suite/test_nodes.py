@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Terminal
 from final_check import check_complete, children, tables
-from ray_nodes import RayNodes
+from ray_nodes import RayNodes, worked
 from test_run import commits
 
 from suite.scheduling import MOST_FRUITLESS
@@ -77,8 +77,8 @@ def test_lanes_on_a_draining_node_commit_within_5_seconds_and_go_on_elsewhere(
     leaving = nodes.add("leaving")
     process = started(terminal, nodes.address)
     folder = terminal.folder / "results" / "sweep"
-    wait_until(lambda: (folder / "lanes").exists() or running_lanes(nodes), seconds=60, process=process)
-    time.sleep(4)  # in the middle of a trial, long before its first commit is due
+    wait_until(lambda: any(worked(lane) > 5 for lane in nodes.lanes()), seconds=120, process=process)
+    # in the middle of a trial, long before its first commit is due
     nodes.drain(leaving, seconds=60)
     told, before = time.monotonic(), set(commits(folder))
     wait_until(lambda: set(commits(folder)) - before, seconds=10, process=process)
