@@ -11,6 +11,7 @@ from analysis.frames import ENDED, Results, chosen_trials
 from analysis.ledger import Evidence, Range, predicts
 from analysis.passing import at_passage, common_threshold
 from analysis.slopes import WIDTH, named, other_axes, over_width, slope
+from suite.training.parametrizations import learning_rate_factor
 
 ALLEN_ZHU = "arXiv 1811.03962"
 SIMILARITY, PARAMETRIZATION = "loss.similarity", "encoder.parametrization"
@@ -47,8 +48,9 @@ def _hidden(trials: pd.DataFrame, starts: pd.DataFrame) -> pd.Series[float]:
 
 @predicts("lr-width", ALLEN_ZHU)
 def lr_width(results: Results) -> Iterator[Evidence]:
-    """The largest learning rate at which the loss stays below its start for 100 steps goes as m^-1 (dot)."""
-    what = f"slope of the largest η with L_t ≤ L_0 for t ≤ {EDGE_STEPS}"
+    """The largest rate ηP of the weights at which the loss stays below its start for 100 steps goes as m^-1 (allen-zhu,
+    standard) or m^0 (ntk), under inner products."""
+    what = f"slope of the largest ηP with L_t ≤ L_0 for t ≤ {EDGE_STEPS}"
     rate_axis = results.axis("c") or results.axis("value")
     trials = results.trials[results.trials.status.isin(ENDED) & (results.trials.get(SIMILARITY, "dot") == "dot")]
     if rate_axis is None or trials.empty:
@@ -72,9 +74,12 @@ def lr_width(results: Results) -> Iterator[Evidence]:
 
 
 def _learning_rates(trials: pd.DataFrame, axis: str) -> pd.Series:
-    """Each trial's rate: as it was trained, or as the axis has it where a trial that diverged does not say."""
+    """Each trial's rate of the query tower's weights, η P, which is what theory speaks of: η as it was trained, or as the
+    axis has it where a trial that diverged does not say."""
     known = trials.learning_rate / trials[axis]
-    return trials[axis] * known.groupby(trials[WIDTH]).transform("median")
+    eta = trials[axis] * known.groupby(trials[WIDTH]).transform("median")
+    names = zip(trials[PARAMETRIZATION], trials[WIDTH], trials["encoder.embedding_dim"], strict=True)
+    return eta * [learning_rate_factor(rule, width=int(width), embedding_dim=int(dim)) for rule, width, dim in names]
 
 
 def _largest_rate(cell: pd.DataFrame) -> float:

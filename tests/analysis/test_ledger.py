@@ -157,19 +157,24 @@ def test_a_verdict_is_consistent_only_inside_and_inconsistent_only_outside(low, 
     assert word == ("consistent" if inside else "inconsistent" if outside else "undecided")
 
 
-def learning_rates(exponent: float, *, brackets: bool = True) -> Results:
-    """Trials of which those above a largest rate raise their loss."""
+def learning_rates(exponent: float, *, brackets: bool = True, rule: str = "allen-zhu") -> Results:
+    """Trials of which those above a largest rate of their weights, as a power of the width, raise their loss."""
+    inherent = {"allen-zhu": -1, "standard": -1, "ntk": 0}[rule]
     trials, records = [], []
     draws = np.random.default_rng(1)
     for width in WIDTHS:
         for seed in range(4):
-            largest = 20 * width ** (exponent + 1) / 256 ** (exponent + 1) * math.exp(0.03 * draws.normal())
+            largest = 20 * (width / 256) ** (exponent - inherent) * math.exp(0.03 * draws.normal())
             for c in np.geomspace(1, 400 if brackets else 1.5, 60):
                 name = f"m{width}-c{c:.3g}-s{seed}"
                 trials.append(
                     {"trial_id": name, "encoder.width": width, "seed": seed, "optimizer.learning_rate.c": c}
-                    | {"encoder.parametrization": "allen-zhu", "loss.similarity": "dot", "status": "finished"}
-                    | {"learning_rate": c / width, "loss_init": 1.0}
+                    | {"encoder.parametrization": rule, "loss.similarity": "dot", "status": "finished"}
+                    | {
+                        "encoder.embedding_dim": 16,
+                        "learning_rate": c,
+                        "loss_init": 1.0,
+                    }  # weights move at c 16 / width
                 )
                 records += [
                     {"trial_id": name, "step": s, "loss": 1.0 if c <= largest else 1.0 + s} for s in (0, 50, 100)
@@ -182,6 +187,9 @@ def test_the_largest_learning_rate_is_found_on_its_axis():
     assert verdict(learning_rates(-1.0), "lr-width") == "consistent"
     assert verdict(learning_rates(-0.5), "lr-width") == "inconsistent"
     assert verdict(learning_rates(-1.0, brackets=False), "lr-width") == "not-applicable"
+    assert verdict(learning_rates(-1.0, rule="standard"), "lr-width") == "consistent"
+    assert verdict(learning_rates(0.0, rule="ntk"), "lr-width") == "consistent"
+    assert verdict(learning_rates(-1.0, rule="ntk"), "lr-width") == "inconsistent"
 
 
 def test_pieces_of_a_curve_are_found_and_those_that_violate_descent_are_marked():

@@ -278,3 +278,18 @@ def test_what_a_step_works_on_stays_in_its_place_when_slots_are_refilled():
     lane.fill(0, settings_of("standard", "cosine", seed=9), None)
     lane.advance(5)
     assert places(lane) == before
+
+
+def test_weights_move_at_eta_times_the_factor_of_the_parametrization_where_eta_is_what_a_trial_is_said_to_have():
+    """The convention that the prediction lr-width relies on: rates of weights are `learning_rate` times P."""
+    encoder = Encoder(width=32, depth=1, embedding_dim=4, parametrization="allen-zhu")
+    settings = TrialSettings(encoder=encoder, optimizer=GradientDescent(learning_rate=WidthRule(c=0.7)))
+    lane = Lane(settings, slots=1, budget=Budget(steps=2), stop_below=0, device=torch.device("cpu"))
+    eta, *_ = lane.fill(0, settings)
+    lane.advance(1)
+    before = [weight.detach().clone() for weight in lane.pair.weights]
+    gradients = [gradient.clone() for gradient in lane._backprop.gradients]
+    lane.advance(1)
+    assert eta == 0.7
+    for weight, old, gradient in zip(lane.pair.weights, before, gradients, strict=True):
+        torch.testing.assert_close(weight.detach(), old - 0.7 * 4 / 32 * gradient)
