@@ -74,8 +74,8 @@ def lr_width(results: Results) -> Iterator[Evidence]:
 
 
 def _learning_rates(trials: pd.DataFrame, axis: str) -> pd.Series:
-    """Each trial's rate of the query tower's weights, η P, which is what theory speaks of: η as it was trained, or as the
-    axis has it where a trial that diverged does not say."""
+    """Each trial's rate of the query tower's weights, η P, of which theory speaks: η as it was trained, or as the axis
+    has it where a trial that diverged does not say."""
     known = trials.learning_rate / trials[axis]
     eta = trials[axis] * known.groupby(trials[WIDTH]).transform("median")
     names = zip(trials[PARAMETRIZATION], trials[WIDTH], trials["encoder.embedding_dim"], strict=True)
