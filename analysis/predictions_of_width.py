@@ -11,7 +11,6 @@ from analysis.frames import ENDED, Results, chosen_trials
 from analysis.ledger import Evidence, Range, predicts
 from analysis.passing import at_passage, common_threshold
 from analysis.slopes import WIDTH, named, other_axes, over_width, slope
-from suite.training.parametrizations import learning_rate_factor
 
 ALLEN_ZHU = "arXiv 1811.03962"
 SIMILARITY, PARAMETRIZATION = "loss.similarity", "encoder.parametrization"
@@ -59,7 +58,7 @@ def lr_width(results: Results) -> Iterator[Evidence]:
     early = results.records[results.records.step <= EDGE_STEPS].merge(trials[["trial_id", "loss_init"]], on="trial_id")
     stays = (early.loss <= early.loss_init).groupby(early.trial_id).all()
     descends = trials.trial_id.map(stays).fillna(False) & (trials.status == "finished")
-    trials = trials.assign(descends=descends, eta=_learning_rates(trials, rate_axis))
+    trials = trials.assign(descends=descends, rate=_rates_of_weights(results, trials, rate_axis))
     keys = [WIDTH, "seed", *other_axes(results, WIDTH, rate_axis)]
     cells = [cell for _, cell in trials.groupby(keys, dropna=False)]
     largest = pd.DataFrame([cell[keys].iloc[0] for cell in cells]).assign(value=[_largest_rate(c) for c in cells])
@@ -73,20 +72,25 @@ def lr_width(results: Results) -> Iterator[Evidence]:
         yield slope(part, WIDTH, named(what, group), expected, num_trials=len(trials))
 
 
-def _learning_rates(trials: pd.DataFrame, axis: str) -> pd.Series:
-    """Each trial's rate of the query tower's weights, η P, of which theory speaks: η as it was trained, or as the axis
-    has it where a trial that diverged does not say."""
-    known = trials.learning_rate / trials[axis]
-    eta = trials[axis] * known.groupby(trials[WIDTH]).transform("median")
-    names = zip(trials[PARAMETRIZATION], trials[WIDTH], trials["encoder.embedding_dim"], strict=True)
-    return eta * [learning_rate_factor(rule, width=int(width), embedding_dim=int(dim)) for rule, width, dim in names]
+def _rates_of_weights(results: Results, trials: pd.DataFrame, axis: str) -> pd.Series[float]:
+    """Each trial's rate η P of the query tower's weights, of which theory speaks.
+
+    η is the trained one, or as the axis has it where a trial that diverged does not say; P, by which the
+    parametrization multiplies it, is G over the raw squared gradient of that tower (its mean over layers where they
+    differ).
+    """
+    width = trials[WIDTH]
+    eta = trials[axis] * (trials.learning_rate / trials[axis]).groupby(width).transform("median")
+    starts = results.records[results.records.step == 0].set_index("trial_id")
+    factor = trials.trial_id.map(starts.scaled_grad_norm_sq_query / starts.grad_norm_sq_query)
+    return eta * factor.groupby(width).transform("median")
 
 
 def _largest_rate(cell: pd.DataFrame) -> float:
     """The last rate before the first that does not descend; NaN where the axis does not hold both."""
-    cell = cell.sort_values("eta")
+    cell = cell.sort_values("rate")
     failing = np.flatnonzero(~cell.descends.to_numpy())
-    return float(cell.eta.iloc[failing[0] - 1]) if len(failing) and failing[0] > 0 else float("nan")
+    return float(cell.rate.iloc[failing[0] - 1]) if len(failing) and failing[0] > 0 else float("nan")
 
 
 @predicts("displacement", ALLEN_ZHU)

@@ -165,20 +165,17 @@ def learning_rates(exponent: float, *, brackets: bool = True, rule: str = "allen
     for width in WIDTHS:
         for seed in range(4):
             largest = 20 * (width / 256) ** (exponent - inherent) * math.exp(0.03 * draws.normal())
+            factor = 16 * float(width) ** inherent  # of the rate, by the parametrization
+            gradient = {"scaled_grad_norm_sq_query": 3.0 * factor, "grad_norm_sq_query": 3.0}
             for c in np.geomspace(1, 400 if brackets else 1.5, 60):
-                name = f"m{width}-c{c:.3g}-s{seed}"
+                name = f"m{width}-c{c:.6g}-s{seed}"
                 trials.append(
                     {"trial_id": name, "encoder.width": width, "seed": seed, "optimizer.learning_rate.c": c}
                     | {"encoder.parametrization": rule, "loss.similarity": "dot", "status": "finished"}
-                    | {
-                        "encoder.embedding_dim": 16,
-                        "learning_rate": c,
-                        "loss_init": 1.0,
-                    }  # weights move at c 16 / width
+                    | {"learning_rate": c, "loss_init": 1.0}
                 )
-                records += [
-                    {"trial_id": name, "step": s, "loss": 1.0 if c <= largest else 1.0 + s} for s in (0, 50, 100)
-                ]
+                losses = {step: 1.0 if c <= largest else 1.0 + step for step in (0, 50, 100)}
+                records += [{"trial_id": name, "step": step, "loss": loss} | gradient for step, loss in losses.items()]
     axes = ["optimizer.learning_rate.c", "encoder.width", "seed"]
     return Results(pd.DataFrame(trials), pd.DataFrame(), pd.DataFrame(records), {}, axes, None)
 
