@@ -136,8 +136,14 @@ def _contrasts(results: Results, axis: str) -> Iterator[Evidence]:
     titles = labels(results, axis)
     for other in [value for value in rows[axis].unique() if value != "joint"]:
         pair = rows[rows[axis].isin(["joint", other])]
-        pair = pair.assign(value=pair.steps_to_stationarity, is_other=np.where(pair[axis] == other, np.e, 1.0))
-        what = f"log of T({level:.3g}) under {titles.get(other, other)} over that under joint"
+        title = titles.get(other, other)
+        what = f"log of T({level:.3g}) under {title} over that under joint"
+        behind = pair[axis] == other
+        if pair.censored[behind].all():
+            reason = f"none of {int(behind.sum())} trials under {title} reached it"
+            yield Evidence(what=what, reason=reason, num_trials=len(pair))
+            continue
+        pair = pair.assign(value=pair.steps_to_stationarity, is_other=np.where(behind, np.e, 1.0))
         yield slope(pair, "is_other", what, None, censored="censored", fewest=2)
 
 

@@ -140,6 +140,22 @@ def test_a_verdict_follows_from_the_truth(name: str, settings: dict, word: str):
     assert verdict(sweep(**settings), name) == word
 
 
+def test_a_coupling_is_compared_with_joint_training_unless_none_of_its_trials_got_there():
+    joint = sweep()
+    found = {}
+    for other, reached in (("alternating", True), ("frozen", False)):
+        trials = joint.trials.assign(coupling=other, trial_id=joint.trials.trial_id + other)
+        passages = joint.passages.assign(trial_id=joint.passages.trial_id + other, reached=reached)
+        passages = passages.assign(steps_to_stationarity=passages.steps_to_stationarity * 2)
+        both = [pd.concat([joint.trials.assign(coupling="joint"), trials], ignore_index=True)]
+        both.append(pd.concat([joint.passages, passages], ignore_index=True))
+        results = Results(*both, joint.records, joint.experiment, ["coupling", *joint.axes], None)
+        found[other] = judge(results, ["coupling"])[0].evidence[1]
+    assert found["alternating"].value == pytest.approx(math.log(2), rel=1e-3)
+    assert found["frozen"].word == "not-applicable"
+    assert found["frozen"].reason == "none of 40 trials under frozen reached it"
+
+
 def test_a_value_at_a_passage_is_interpolated_and_its_slope_is_exact_without_noise():
     (found,) = judge(sweep(noise=1e-9), ["displacement"])
     (evidence,) = found.evidence
