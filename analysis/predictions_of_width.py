@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,8 @@ def _hidden(trials: pd.DataFrame, starts: pd.DataFrame) -> pd.Series[float]:
 @predicts("lr-width", ALLEN_ZHU)
 def lr_width(results: Results) -> Iterator[Evidence]:
     """The largest rate ηP of the weights at which the loss stays below its start for 100 steps goes as m^-1 (allen-zhu,
-    standard) or m^0 (ntk), under inner products."""
+    standard) or m^0 (ntk), under inner products. It lies between two rates of the axis; so much wider is the interval.
+    """
     what = f"slope of the largest ηP with L_t ≤ L_0 for t ≤ {EDGE_STEPS}"
     rate_axis = results.axis("c") or results.axis("value")
     trials = results.trials[results.trials.status.isin(ENDED) & (results.trials.get(SIMILARITY, "dot") == "dot")]
@@ -61,7 +63,9 @@ def lr_width(results: Results) -> Iterator[Evidence]:
     trials = trials.assign(descends=descends, rate=_rates_of_weights(results, trials, rate_axis))
     keys = [WIDTH, "seed", *other_axes(results, WIDTH, rate_axis)]
     cells = [cell for _, cell in trials.groupby(keys, dropna=False)]
-    largest = pd.DataFrame([cell[keys].iloc[0] for cell in cells]).assign(value=[_largest_rate(c) for c in cells])
+    below, above = np.array([_around_largest_rate(cell) for cell in cells]).T
+    largest = pd.DataFrame([cell[keys].iloc[0] for cell in cells])
+    largest = largest.assign(value=np.sqrt(below * above), error=np.log(above / below) / 2)
     if largest.value.isna().any():
         lacking = f"at {int(largest.value.isna().sum())} of {len(largest)} widths and seeds all rates descend, or none"
         yield Evidence(what=what, reason=lacking)
@@ -69,7 +73,11 @@ def lr_width(results: Results) -> Iterator[Evidence]:
     for group, part in over_width(results, largest, besides=rate_axis):
         rule = trials[PARAMETRIZATION].iloc[0]
         expected = {"allen-zhu": (-1.1, -0.9), "standard": (-1.1, -0.9), "ntk": (-0.1, 0.1)}.get(rule)
-        yield slope(part, WIDTH, named(what, group), expected, num_trials=len(trials))
+        found = slope(part, WIDTH, named(what, group), expected, num_trials=len(trials))
+        log_width = np.log(part[WIDTH].astype(float))
+        weights = (log_width - log_width.mean()) / log_width.var(ddof=0) / len(part)  # of each point in the slope
+        most = float((weights.abs() * part.error).sum())
+        yield replace(found, low=found.low - most, high=found.high + most)
 
 
 def _rates_of_weights(results: Results, trials: pd.DataFrame, axis: str) -> pd.Series[float]:
@@ -86,11 +94,14 @@ def _rates_of_weights(results: Results, trials: pd.DataFrame, axis: str) -> pd.S
     return eta * factor.groupby(width).transform("median")
 
 
-def _largest_rate(cell: pd.DataFrame) -> float:
-    """The last rate before the first that does not descend; NaN where the axis does not hold both."""
+def _around_largest_rate(cell: pd.DataFrame) -> tuple[float, float]:
+    """The last rate before the first that does not descend, and that one; NaN where the axis does not hold both."""
     cell = cell.sort_values("rate")
     failing = np.flatnonzero(~cell.descends.to_numpy())
-    return float(cell.rate.iloc[failing[0] - 1]) if len(failing) and failing[0] > 0 else float("nan")
+    if not len(failing) or failing[0] == 0:
+        return float("nan"), float("nan")
+    below, above = cell.rate.iloc[failing[0] - 1 : failing[0] + 1]
+    return float(below), float(above)
 
 
 @predicts("displacement", ALLEN_ZHU)

@@ -173,7 +173,7 @@ def test_a_verdict_is_consistent_only_inside_and_inconsistent_only_outside(low, 
     assert word == ("consistent" if inside else "inconsistent" if outside else "undecided")
 
 
-def learning_rates(exponent: float, *, brackets: bool = True, rule: str = "allen-zhu") -> Results:
+def learning_rates(exponent: float, *, rates: int = 60, brackets: bool = True, rule: str = "allen-zhu") -> Results:
     """Trials of which those above a largest rate of their weights, as a power of the width, raise their loss."""
     inherent = {"allen-zhu": -1, "standard": -1, "ntk": 0}[rule]
     trials, records = [], []
@@ -183,7 +183,7 @@ def learning_rates(exponent: float, *, brackets: bool = True, rule: str = "allen
             largest = 20 * (width / 256) ** (exponent - inherent) * math.exp(0.03 * draws.normal())
             factor = 16 * float(width) ** inherent  # of the rate, by the parametrization
             gradient = {"scaled_grad_norm_sq_query": 3.0 * factor, "grad_norm_sq_query": 3.0}
-            for c in np.geomspace(1, 400 if brackets else 1.5, 60):
+            for c in np.geomspace(1, 400 if brackets else 1.5, rates):
                 name = f"m{width}-c{c:.6g}-s{seed}"
                 trials.append(
                     {"trial_id": name, "encoder.width": width, "seed": seed, "optimizer.learning_rate.c": c}
@@ -203,6 +203,16 @@ def test_the_largest_learning_rate_is_found_on_its_axis():
     assert verdict(learning_rates(-1.0, rule="standard"), "lr-width") == "consistent"
     assert verdict(learning_rates(0.0, rule="ntk"), "lr-width") == "consistent"
     assert verdict(learning_rates(-1.0, rule="ntk"), "lr-width") == "inconsistent"
+
+
+@pytest.mark.parametrize("rates", [5, 8, 16, 32])
+@pytest.mark.parametrize("exponent", [-1.0, -0.5])
+def test_an_axis_of_few_learning_rates_cannot_make_an_interval_narrow(exponent: float, rates: int):
+    """All seeds have the same largest rate there, or two; their spread alone would say that the slope is certain."""
+    ((evidence,),) = [found.evidence for found in judge(learning_rates(exponent, rates=rates), ["lr-width"])]
+    assert evidence.low <= exponent <= evidence.high
+    step = math.log(400) / (rates - 1)
+    assert evidence.high - evidence.low > step / math.log(1024 / 64)
 
 
 def test_pieces_of_a_curve_are_found_and_those_that_violate_descent_are_marked():
