@@ -43,6 +43,10 @@ class Evidence:
     """What is estimated from: columns `x`, `y`, and `trial_id` or `seed`."""
     fit: Fit | None = field(default=None, repr=False, compare=False)
     """The law through the points, if one was fitted."""
+    variable: str = "width"
+    """What `x` of the points is."""
+    kinds: tuple[str, ...] = ()
+    """Names of its values, in their order, where they are kinds and not numbers."""
 
     @property
     def word(self) -> Word:

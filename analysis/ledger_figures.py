@@ -39,15 +39,16 @@ def _panel(ax: Axes, evidence: Evidence) -> None:
     if evidence.fit is not None:
         name = evidence.fit.x[0]
         low, high = evidence.fit.interval({name: grid})
-        label = f"slope {number(evidence.value)} [{number(evidence.low)}, {number(evidence.high)}]"
+        of = "difference" if evidence.kinds else "slope"
+        label = f"{of} {number(evidence.value)} [{number(evidence.low)}, {number(evidence.high)}]"
         ax.plot(grid, evidence.fit.predict({name: grid}), color="#0173b2", label=label)
         ax.fill_between(grid, low, high, color="#0173b2", alpha=0.18, linewidth=0)
     if evidence.expected is not None:
         _expected(ax, evidence, grid)
-    ax.set(xscale="log", yscale="log", xlabel=_variable(evidence), title=wrapped(evidence.what))
+    ax.set(xscale="log", yscale="log", xlabel=evidence.variable, title=wrapped(_shown(evidence)))
     ticks = sorted(points.x.unique())
     if len(ticks) <= 9:
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks(ticks, evidence.kinds or [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     readable_log(ax)
     if ax.get_legend_handles_labels()[0]:
@@ -66,8 +67,9 @@ def _expected(ax: Axes, evidence: Evidence, grid: np.ndarray) -> None:
         ax.plot(grid, middle[1] * (grid / middle[0]) ** slope, color="0.5", linestyle="--", linewidth=1, label=label)
 
 
-def _variable(evidence: Evidence) -> str:
-    return "width" if evidence.fit is None else evidence.fit.x[0].rsplit(".", 1)[-1]
+def _shown(evidence: Evidence) -> str:
+    """What the points are, of which the slope is estimated."""
+    return evidence.what.removeprefix("slope of the ").removeprefix("slope of ").replace(" against the distance", "")
 
 
 def range_words(expected: tuple[float, float] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -144,7 +145,8 @@ def _contrasts(results: Results, axis: str) -> Iterator[Evidence]:
             yield Evidence(what=what, reason=reason, num_trials=len(pair))
             continue
         pair = pair.assign(value=pair.steps_to_stationarity, is_other=np.where(behind, np.e, 1.0))
-        yield slope(pair, "is_other", what, None, censored="censored", fewest=2)
+        found = slope(pair, "is_other", what, None, censored="censored", fewest=2)
+        yield replace(found, variable="coupling", kinds=("joint", title))
 
 
 @predicts("threshold", "no exponent is predicted")
@@ -168,7 +170,15 @@ def threshold(results: Results) -> Iterator[Evidence]:
     ends = weights[:, None] * np.log(np.array(list(known.values())))
     value, low, high = (float(f(ends, axis=1).sum()) for f in (np.mean, np.min, np.max))
     points = pd.DataFrame({"x": list(known), "y": [float(np.sqrt(a * b)) for a, b in known.values()]})
-    yield Evidence(what=what, value=value, low=low, high=high, num_trials=int(shares.trials.sum()), points=points)
+    yield Evidence(
+        what=what,
+        value=value,
+        low=low,
+        high=high,
+        num_trials=int(shares.trials.sum()),
+        points=points,
+        variable=short(other),
+    )
 
 
 def _bracket(part: pd.DataFrame) -> tuple[float, float] | None:

@@ -70,6 +70,7 @@ def slope(
         num_trials=counted,
         points=points,
         fit=fit,
+        variable=short(x),
     )
 
 

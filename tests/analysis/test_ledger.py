@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from analysis.frames import Results
 from analysis.ledger import Evidence, judge, ledger
+from analysis.ledger_figures import evidence_figure
 from analysis.segments import segments
 from suite.experiment import PREDICTIONS
 
@@ -151,6 +152,12 @@ def test_a_coupling_is_compared_with_joint_training_unless_none_of_its_trials_go
         both.append(pd.concat([joint.passages, passages], ignore_index=True))
         results = Results(*both, joint.records, joint.experiment, ["coupling", *joint.axes], None)
         found[other] = judge(results, ["coupling"])[0].evidence[1]
+        figure = evidence_figure(judge(results, ["coupling"])[0])
+        assert (figure is not None) == reached
+        if figure is not None:
+            (ax,) = figure.axes
+            assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", "alternating"]
+            assert ax.get_xlabel() == "coupling"
     assert found["alternating"].value == pytest.approx(math.log(2), rel=1e-3)
     assert found["frozen"].word == "not-applicable"
     assert found["frozen"].reason == "none of 40 trials under frozen reached it"
