@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -36,13 +37,17 @@ def _panel(ax: Axes, evidence: Evidence) -> None:
     ax.scatter(points.x[~censored], points.y[~censored], color="0.25", s=14, zorder=3)
     ax.scatter(points.x[censored], points.y[censored], facecolors="none", edgecolors="0.25", marker="^", s=28)
     grid = np.geomspace(points.x.min(), points.x.max(), 60)
+    of = "difference" if evidence.kinds else "slope"
+    label = f"{of} {number(evidence.value)} [{number(evidence.low)}, {number(evidence.high)}]"
     if evidence.fit is not None:
         name = evidence.fit.x[0]
-        low, high = evidence.fit.interval({name: grid})
-        of = "difference" if evidence.kinds else "slope"
-        label = f"{of} {number(evidence.value)} [{number(evidence.low)}, {number(evidence.high)}]"
-        ax.plot(grid, evidence.fit.predict({name: grid}), color="#0173b2", label=label)
-        ax.fill_between(grid, low, high, color="#0173b2", alpha=0.18, linewidth=0)
+        middle, (low, high) = evidence.fit.predict({name: grid}), evidence.fit.interval({name: grid})
+    else:
+        middle, low, high = (
+            _through_the_middle(points, grid, s) for s in (evidence.value, evidence.low, evidence.high)
+        )
+    ax.plot(grid, middle, color="#0173b2", label=label)
+    ax.fill_between(grid, low, high, color="#0173b2", alpha=0.18, linewidth=0)
     if evidence.expected is not None:
         _expected(ax, evidence, grid)
     ax.set(xscale="log", yscale="log", xlabel=evidence.variable, title=wrapped(_shown(evidence)))
@@ -56,15 +61,19 @@ def _panel(ax: Axes, evidence: Evidence) -> None:
 
 
 def _expected(ax: Axes, evidence: Evidence, grid: np.ndarray) -> None:
-    """Lines of the limits of the range, through the middle of the points."""
-    points = evidence.points
-    assert points is not None
+    """Lines of the limits of the range."""
+    assert evidence.points is not None
     assert evidence.expected is not None
-    middle = np.exp(np.log(points.x).mean()), np.exp(np.log(points.y).mean())
     slopes = [slope for slope in evidence.expected if np.isfinite(slope)]
     for index, slope in enumerate(slopes):
         label = f"expected {range_words(evidence.expected)}" if index == 0 else None
-        ax.plot(grid, middle[1] * (grid / middle[0]) ** slope, color="0.5", linestyle="--", linewidth=1, label=label)
+        line = _through_the_middle(evidence.points, grid, slope)
+        ax.plot(grid, line, color="0.5", linestyle="--", linewidth=1, label=label)
+
+
+def _through_the_middle(points: pd.DataFrame, grid: np.ndarray, slope: float) -> np.ndarray:
+    """A power through the geometric mean of the points."""
+    return np.exp(np.log(points.y).mean() + slope * (np.log(grid) - np.log(points.x).mean()))
 
 
 def _shown(evidence: Evidence) -> str:
