@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 from suite.commits import Address, Commit, decode, decode_state, encode
@@ -33,6 +35,7 @@ class Attempt:
 
     def __init__(self, order: Order, *, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> None:
         torch.set_num_threads(order.threads)
+        _claim_buffers()
         self._order, self._report, self._stopping = order, report, stopping
         self._folder = storage_at(order.root)
         self._unreadable: list[str] = []
@@ -154,6 +157,14 @@ class Attempt:
         }
         ran = {"slots": order.slots, "epoch": order.epoch, "attempt": order.attempt, "lane": order.lane}
         return {"trial_id": outcome.trial_id, **row, **derived, **ran, **order.versions, **machine(order.device)}
+
+
+@lru_cache(maxsize=1)
+def _claim_buffers() -> None:
+    """Have NumPy's BLAS take its buffer while there is memory: where there is none it ends the process, and a lane that
+    asks for too much shall raise an error instead."""
+    square = np.ones((256, 256))
+    square @ square
 
 
 def _utc(milliseconds: int | None) -> str | None:
