@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shlex
 import sys
 import time
@@ -314,7 +315,12 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except Exception as error:
-        sys.exit(_fail(error))
+        code = _fail(error)
+        if type(error).__name__ == "LostClusterError":  # Ray's own farewell may wait for that cluster
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
 
 
 def _fail(error: Exception) -> int:

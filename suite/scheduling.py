@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite.experiment import Resources
 from suite.failures import Failure, LostClusterError, StorageError, UnfitNodeError, failure_of, is_out_of_memory
+from suite.head import Head, Nodes
 from suite.lanes import Timings
 from suite.nodes import NodeReport, check_fit, clock_ahead, inspect, new_probes, not_shared
 from suite.orders import Begun, Order, Progress
@@ -48,9 +49,6 @@ TOKEN_ADVICE = (
 DOCTOR_ADVICE = "; `stillpoint doctor --address` says what else differs."
 INSPECT_SECONDS = 60.0
 """How long a node may take to describe itself: it has to start a process for that."""
-HEAD_SECONDS = 25.0
-"""How long the cluster's head may stay silent. Ray itself ends this process, without a word, after a minute of it."""
-HEAD_PATIENCE_SECONDS = 2.0
 OUT_OF_MEMORY = "out-of-memory.txt"
 """What an attempt leaves beside its commits if it ended for want of memory."""
 NODES_SECONDS = 5.0
@@ -61,6 +59,8 @@ while the task was being handed over (ray#44692)."""
 IDLE_SECONDS = 60.0
 """A lane that did not begin for so long, though there is room for it, is handed to Ray anew: Ray can wait for ever for
 the answer of a node that was cut off (ray#63405)."""
+LEAVE_SECONDS = 5.0
+"""How long Ray has to end here once the cluster was lost."""
 STOP_SECONDS = 15.0
 """How long lanes are waited for after they were told to stop."""
 
@@ -164,10 +164,21 @@ def connected(address: str | None) -> Iterator[None]:
         raise ClusterError(
             f"no Ray at {address} that lets this process in: {error}. {TOKEN_ADVICE}{DOCTOR_ADVICE}"
         ) from None
+    leave: Callable[[], None] = ray.shutdown
     try:
         yield
+    except LostClusterError:
+        leave = _leave_silent_head
+        raise
     finally:
-        ray.shutdown()
+        leave()
+
+
+def _leave_silent_head() -> None:
+    """Ray waits for ever for the farewell of a head that is silent, not closed."""
+    leaving = threading.Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
 
 
 def _retitle() -> None:
@@ -355,8 +366,8 @@ def calibrate(
         task = _measure.options(**_request(resources), **_avoiding(dead - dead_before))
         return {task.remote(requests[key]): key for key in keys}
 
-    head, dead_before = _Head(ray.get_runtime_context().gcs_address), _dead_nodes()
-    dead = dead_before
+    head = Head(ray.get_runtime_context().gcs_address)
+    dead = dead_before = nodes.dead if (nodes := head.look()) else frozenset[str]()
     timings, waiting, next_look = dict[str, Timings](), handed_over(requests), time.monotonic() + NODES_SECONDS
     while waiting:
         if stopped():
@@ -371,10 +382,10 @@ def calibrate(
                 if isinstance(error, RayTaskError) and isinstance(error.cause, ValueError):
                     raise ValueError(str(error.cause)) from None
                 notice(f"A shape of trial could not be timed, and trains with few slots: {failure_of(error).words}")
-        if time.monotonic() >= next_look and head.answers():
+        if time.monotonic() >= next_look and (nodes := head.look()) is not None:
             next_look = time.monotonic() + NODES_SECONDS
-            if (now_dead := _dead_nodes()) - dead:  # Ray may say nothing any more of what ran there
-                dead = now_dead
+            if nodes.dead - dead:  # Ray may say nothing any more of what ran there
+                dead = nodes.dead
                 _cancel(waiting)
                 waiting = handed_over(waiting.values())
     return timings
@@ -383,11 +394,6 @@ def calibrate(
 def _cancel(references: Iterable[Any]) -> None:
     for reference in references:
         ray.cancel(reference, force=True)
-
-
-def _dead_nodes() -> set[str]:
-    """Ids of the nodes that are gone for good."""
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
 @ray.remote(max_retries=0, num_cpus=0)
@@ -438,33 +444,6 @@ def _cannot_report(error: RayError) -> str:
     return f"cannot say how it is ({(telling or lines or [type(error).__name__])[-1]})"
 
 
-class _Head:
-    """The node that knows the cluster. Asked before every call that would wait for its answer."""
-
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._address, self._place = address, (host.strip("[]"), int(port))
-        self._silent_since: float | None = None
-
-    def answers(self) -> bool:
-        """Whether it does now.
-
-        Raises:
-            LostClusterError: it has not for HEAD_SECONDS.
-        """
-        try:
-            socket.create_connection(self._place, timeout=HEAD_PATIENCE_SECONDS).close()
-        except OSError as error:
-            now = time.monotonic()
-            self._silent_since = self._silent_since or now
-            if now - self._silent_since > HEAD_SECONDS:
-                words = f"the head of the Ray cluster at {self._address} does not answer any more ({error})"
-                raise LostClusterError(words) from None
-            return False
-        self._silent_since = None
-        return True
-
-
 @dataclass
 class _Running:
     order: Order
@@ -501,7 +480,7 @@ class Scheduler:
         self._taken: set[str] = set()
         self._unfit: set[str] = set()
         self._left: set[str] = set()
-        self._head = _Head(ray.get_runtime_context().gcs_address)
+        self._head = Head(ray.get_runtime_context().gcs_address)
 
     def run(self, orders: list[Order]) -> bool:
         """Train all; False if told to stop before the end. `tick` is called twice a second, and False stops.
@@ -533,12 +512,12 @@ class Scheduler:
                 news = self._board.take()
             if (now := time.monotonic()) >= next_look:
                 next_look = now + POLL_SECONDS
-                if self._head.answers():
-                    self._leave_draining_nodes()
+                if (nodes := self._head.look()) is not None:
+                    self._leave_draining_nodes(nodes)
                     if now >= next_look_at_nodes:
                         next_look_at_nodes = now + NODES_SECONDS
-                        self._leave_dead_nodes(now)
-                        self._hand_over_anew(now)
+                        self._leave_dead_nodes(nodes, now)
+                        self._hand_over_anew(nodes, now)
                 if not self._tick():
                     self._stop()
                     return False
@@ -575,31 +554,27 @@ class Scheduler:
                 self._taken.add(name)
                 self._sink.committed(name)
 
-    def _leave_draining_nodes(self) -> None:
+    def _leave_draining_nodes(self, nodes: Nodes) -> None:
         """Lanes on a node that is about to go commit, and go on elsewhere."""
-        if all(running.node is None for running in self._running.values()):
-            return
-        draining = draining_nodes()
         for reference, running in self._running.items():
-            if running.node in draining and not running.told_to_stop:
+            if running.node in nodes.draining and not running.told_to_stop:
                 running.told_to_stop = True
                 ray.cancel(reference, force=False)
-        for node in draining & {running.node for running in self._running.values()} - self._left:
+        for node in nodes.draining & {running.node for running in self._running.values()} - self._left:
             self._left.add(node)
             self._sink.retried(f"node {node[:12]} is about to go: its lanes commit, and go on elsewhere")
 
-    def _leave_dead_nodes(self, now: float) -> None:
+    def _leave_dead_nodes(self, nodes: Nodes, now: float) -> None:
         """Lanes of which Ray says nothing any more go on elsewhere; what they still write does not count."""
-        dead = _dead_nodes()
         for reference, running in list(self._running.items()):
-            if running.node in dead:
+            if running.node in nodes.dead:
                 running.dead_since = running.dead_since or now
                 if now - running.dead_since > LOST_SECONDS:
                     self._conclude(self._running.pop(reference), None, Failure("node", "its node went away"))
 
-    def _hand_over_anew(self, now: float) -> None:
+    def _hand_over_anew(self, nodes: Nodes, now: float) -> None:
         """Lanes that wait, for no reason that can be seen."""
-        if not _room(ray.available_resources(), self._resources):
+        if not any(_room(free, self._resources) for free in nodes.free):
             self._idle_since = None
             return
         self._idle_since = self._idle_since or now
@@ -652,10 +627,9 @@ class Scheduler:
 
     def _on_living_nodes(self, attempts: tuple[str | None, ...]) -> tuple[str | None, ...]:
         """Without those whose node has died since: Ray may tell of a node some time after it told of its workers."""
-        if not attempts or not self._head.answers():
+        if not attempts or (nodes := self._head.look()) is None:
             return attempts
-        gone = _dead_nodes()
-        return tuple(node for node in attempts if node not in gone)
+        return tuple(node for node in attempts if node not in nodes.dead)
 
     def _try_again(
         self, follower: Order, failure: Failure, fruitless: tuple[str | None, ...], log_path: str | None
@@ -678,7 +652,7 @@ class Scheduler:
         if failure.node not in self._unfit:
             self._unfit.add(failure.node)
             self._sink.retried(failure.words)
-        if {node["NodeID"] for node in ray.nodes() if node["Alive"]} <= self._unfit:
+        if (nodes := self._head.look()) is not None and nodes.alive <= self._unfit:
             self._stop()
             raise UnfitNodeError(failure.words)
 
@@ -690,11 +664,6 @@ class Scheduler:
             ray.wait(list(self._running), num_returns=len(self._running), timeout=STOP_SECONDS, fetch_local=False)
         for running in self._running.values():
             self._take([n for n in self._folder.names(running.order.folder) if n.endswith(".zip")])
-
-
-def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to go: after `ray drain-node`, or because the autoscaler takes them away."""
-    return set(ray._private.state.state.get_draining_nodes())  # there is no public way to ask
 
 
 def drain_host(address: str, host: str | None, *, words: str, seconds: int) -> list[str]:

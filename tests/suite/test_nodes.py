@@ -206,6 +206,18 @@ def test_a_driver_whose_cluster_goes_away_says_so_and_keeps_what_was_done(termin
     assert sorted(ids) == sorted(trials.trial_id)
 
 
+def test_a_head_that_hangs_ends_the_run_with_a_message_before_ray_ends_it_without(terminal: Terminal, home: Path):
+    with RayNodes(home) as nodes:
+        nodes.add("worker")
+        process = started(terminal, nodes.address, "--set", "budget.steps=1000000", "--set", "budget.stop_below=0")
+        wait_until(lambda: running_lanes(nodes), seconds=90, process=process)
+        nodes.stop("head")
+        output = finished(process, expect=1)
+        assert "does not answer any more" in output
+        assert "The same command goes on from here." in output
+        assert "Traceback" not in output
+
+
 def test_a_client_without_the_token_is_refused(terminal: Terminal, nodes: RayNodes, tmp_path: Path):
     stranger = tmp_path / "stranger"
     (stranger / ".ray").mkdir(parents=True)

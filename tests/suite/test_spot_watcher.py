@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Terminal
 from final_check import check_complete, tables
-from ray_nodes import RayNodes
+from ray_nodes import RayNodes, worked
 from test_nodes import SWEEP, finished, started, wait_until
 from test_run import commits
 
@@ -126,8 +126,8 @@ def test_a_spot_notice_makes_lanes_commit_within_5_seconds_and_go_on_elsewhere(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        time.sleep(4)  # in the middle of a trial, long before its first commit is due
-        nodes.add("staying")
+        wait_until(lambda: any(worked(lane) > 5 for lane in nodes.lanes()), seconds=90, process=process)
+        # in the middle of a trial, long before its first commit is due
         before = set(commits(folder))
         machine.announce(seconds=120)
         said, _ = watcher.communicate(timeout=60)
@@ -137,5 +137,6 @@ def test_a_spot_notice_makes_lanes_commit_within_5_seconds_and_go_on_elsewhere(
         assert "nothing" not in said
         wait_until(lambda: set(commits(folder)) - before, seconds=10, process=process)
         assert time.monotonic() - told < 5.5
+        nodes.add("staying")
         assert "is about to go" in finished(process)
     check_complete(terminal, "sweep", tables(calm.folder / "results" / "sweep"))
