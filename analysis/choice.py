@@ -10,7 +10,8 @@ import pandas as pd
 from analysis.fitting import Fit
 
 DECISIVE = 2.0
-"""Difference in AIC below which two laws count as equally supported (Burnham & Anderson 2002, section 2.6)."""
+"""Difference in AIC up to which two laws count as equally supported (Burnham & Anderson 2002, section 2.6); a parameter
+that brings nothing costs just that."""
 CLEARLY = 1.1
 """Ratio of two errors at the scale held out from which on the one counts as larger: it is one scale, with its noise."""
 COLUMNS = ["law", "status", "aic", "bic", "extrapolation_error"]
@@ -23,7 +24,7 @@ class Comparison:
     table: pd.DataFrame
     """One row per law, lowest AIC first: law, status, aic, delta_aic, bic, extrapolation_error."""
     preferred: str | None
-    """The law whose AIC is lowest by 2 or more and that no other extrapolates better than; None when the data cannot
+    """The law whose AIC is lowest by more than 2 and that no other extrapolates better than; None when the data cannot
     decide."""
     sentence: str
 
@@ -50,7 +51,7 @@ def _preference(table: pd.DataFrame) -> tuple[str | None, str]:
     laws, delta = list(table["law"]), list(table["delta_aic"])
     if len(laws) < 2:
         return None, f"only {laws[0]} could be fitted" if laws else "no law could be fitted"
-    close = [law for law, d in zip(laws, delta, strict=True) if d < DECISIVE - 1e-6]
+    close = [law for law, d in zip(laws, delta, strict=True) if d < DECISIVE + 1e-3]
     if len(close) > 1:
         within = f"{' and '.join(close)} are within {DECISIVE:g} of each other in AIC"
         return None, f"cannot be decided by these data: {within}"

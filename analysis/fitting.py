@@ -8,7 +8,7 @@ are linear in logarithms, a profile likelihood for the others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.censoring import DENSITIES, FailureTime, Times, fit_failure_time
 from analysis.intervals import (
+    FEWEST_CLUSTERS,
     ProfileLimits,
     Spread,
     bootstrap_draws,
@@ -32,6 +33,10 @@ from analysis.robust import EFFICIENT, Huber, fit_huber, log_likelihood
 
 __all__ = ["Estimate", "Fit", "fit_law", "wilson_interval"]
 
+FEWEST_TABLES = 100
+"""Of a bootstrap: percentiles of fewer say nothing."""
+LEAST_ANGLE = 1e-6
+"""Smallest ratio of singular values of a design: with less, variables move together but for rounding."""
 Status = Literal["converged", "on-bound", "undecided", "failed"]
 
 
@@ -78,19 +83,22 @@ class Fit:
     method: str
     """Estimator and how the intervals were made."""
     theta: Array = field(repr=False, compare=False)
-    """Parameters in fitted coordinates: (q,)."""
+    """Parameters in fitted coordinates, of y in its unit: (q,)."""
+    unit: float = field(repr=False, compare=False)
+    """Logarithm of the unit of y in which the law was fitted."""
     spread: Spread = field(repr=False, compare=False)
     """Of theta; `interval` uses it."""
 
     def predict(self, table: pd.DataFrame | Mapping[str, Any]) -> Array:
         """Median of y at each row of x: columns or keys named as in `x`, or by their last component: (n,)."""
-        return np.exp(LAWS[self.law].log_median(self.theta, log_columns(table, self.x)))
+        return np.exp(self.unit + LAWS[self.law].log_median(self.theta, log_columns(table, self.x)))
 
     def interval(self, table: pd.DataFrame | Mapping[str, Any], confidence: float = 0.95) -> tuple[Array, Array]:
         """Interval of the median of y at each row of x, by the delta method in log y: (n,), (n,)."""
         check_confidence(confidence)
         log_x = log_columns(table, self.x)
-        centre, jacobian = LAWS[self.law].log_median(self.theta, log_x), LAWS[self.law].jacobian(self.theta, log_x)
+        law = LAWS[self.law]
+        centre, jacobian = self.unit + law.log_median(self.theta, log_x), law.jacobian(self.theta, log_x)
         variance = np.einsum("ni,ij,nj->n", jacobian, self.spread.covariance, jacobian)
         half = self.spread.quantile(confidence) * np.sqrt(np.maximum(variance, 0.0))
         with np.errstate(over="ignore"):
@@ -122,7 +130,7 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: numbers that are infinite or not a number become None."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("theta", "spread")]
+        names = [name for name in self.__dataclass_fields__ if name not in ("theta", "unit", "spread")]
         return {name: _json(getattr(self, name)) for name in names}
 
 
@@ -152,16 +160,23 @@ def fit_law(
     form = law_named(law)
     check_confidence(confidence)
     _check_times(times)
+    if not tuning > 0:
+        raise ValueError(f"tuning is {tuning}; Huber's constant is > 0, such as {EFFICIENT}, or inf for least squares")
+    if bootstrap and bootstrap < FEWEST_TABLES:
+        raise ValueError(f"bootstrap is {bootstrap} tables; percentiles need {FEWEST_TABLES} or more, or 0 for none")
     names, y = _variables(frame, x, y)
     cluster = _cluster_column(frame, cluster)
     censored = resolve(frame, censored) if censored is not None else None
     data = observe(frame, y=y, x=names, cluster=cluster, censored=censored)
     _check_design(form, names, data)
     parameters = form.parameters(names)
+    unit = _unit(parameters, data)
+    data = replace(data, log_y=data.log_y - unit)
     solution = _solve(form, parameters, data, tuning, times)
     estimates, spread, method = _estimates(form, parameters, solution, confidence, cluster)
     if bootstrap:
         estimates, method = _bootstrapped(parameters, solution, estimates, confidence, bootstrap, cluster)
+    estimates = {p.name: _in_unit(estimates[p.name], p, unit) for p in parameters}
     status, message = _judge(form, names, parameters, solution, estimates)
     error = _extrapolation_error(form, names, data, tuning, times) if hold_out else None
     num_free = len(parameters) + 1
@@ -184,8 +199,24 @@ def fit_law(
         extrapolation_error=error,
         method=method,
         theta=solution.optimum.theta[: len(parameters)],
+        unit=unit,
         spread=spread.of_first(len(parameters)),
     )
+
+
+def _unit(parameters: Sequence[Parameter], data: Observations) -> float:
+    """Logarithm of the unit of y in which the law is fitted: near the rows, so that the search has the same numbers
+    whatever theirs is. 0 where the law does not say which parameters have it."""
+    return float(np.mean(data.log_y)) if any(p.of_y for p in parameters) else 0.0
+
+
+def _in_unit(estimate: Estimate, parameter: Parameter, unit: float) -> Estimate:
+    """In the units of the table."""
+    if not parameter.of_y:
+        return estimate
+    with np.errstate(over="ignore"):
+        ends = (float(np.exp(np.log(v) + unit)) if v > 0 else v for v in (estimate.value, estimate.low, estimate.high))
+        return Estimate(*ends)
 
 
 def _check_times(times: Times) -> None:
@@ -220,7 +251,7 @@ def _check_design(law: Law, names: Sequence[str], data: Observations) -> None:
         raise ValueError(f"x is {', '.join(names)}: name each variable once")
     if law.max_variables is not None and len(names) > law.max_variables:
         raise ValueError(
-            f"the law {law.name!r} takes {law.max_variables} variable, given {len(names)}: {', '.join(names)}"
+            f"the law {law.name!r} takes at most {law.max_variables}, given {len(names)} variables: {', '.join(names)}"
         )
     needed = len(law.parameters(names)) + 1
     if len(data) < needed:
@@ -236,7 +267,7 @@ def _check_design(law: Law, names: Sequence[str], data: Observations) -> None:
             raise ValueError(
                 f"the law {law.name!r} needs at least {law.min_scales} distinct values of {name!r}{told}, given {given}"
             )
-    if np.linalg.matrix_rank(seen - seen.mean(axis=0)) < len(names):
+    if np.linalg.matrix_rank(seen - seen.mean(axis=0), rtol=LEAST_ANGLE) < len(names):
         raise ValueError(f"{' and '.join(names)} move together in these rows, so their exponents cannot be told apart")
 
 
@@ -343,7 +374,7 @@ def _judge(
     words = [nothing, *(_bound_words(p, value) for p, value in zip(parameters, theta, strict=True))]
     bounds = [word for word in words if word]
     open_sides = _undecided_words(parameters, estimates)
-    message = "; ".join([*bounds, *open_sides, *_scale_words(law, names, data)])
+    message = "; ".join([*bounds, *open_sides, *_scale_words(law, names, data), *_cluster_words(data)])
     if bounds:
         return "on-bound", message
     return ("undecided" if open_sides else "converged"), message
@@ -387,6 +418,13 @@ def _scale_words(law: Law, names: Sequence[str], data: Observations) -> list[str
     ]
 
 
+def _cluster_words(data: Observations) -> list[str]:
+    """Clusters that are too few to show how much they differ."""
+    few = 0 < data.num_clusters < FEWEST_CLUSTERS
+    words = f"an interval over clusters needs {FEWEST_CLUSTERS}, given {data.num_clusters}: rows count as independent"
+    return [words] if few else []
+
+
 def _extrapolation_error(
     law: Law, names: Sequence[str], data: Observations, tuning: float, times: Times
 ) -> float | None:
@@ -394,6 +432,8 @@ def _extrapolation_error(
     far = data.log_x[:, 0].min() if names[0].rsplit(".", 1)[-1] == "epsilon" else data.log_x[:, 0].max()
     largest = data.log_x[:, 0] == far
     rest, held = data.where(~largest), data.where(largest)
+    if held.censored.all():
+        return None
     try:
         _check_design(law, names, rest)
     except ValueError:

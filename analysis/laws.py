@@ -33,6 +33,8 @@ class Parameter:
     """Bounds in the fitted coordinate. A bound of 0 belongs to the law; any other only limits the search."""
     is_exponent: bool = False
     """Whether it is what the law is fitted for."""
+    of_y: bool = False
+    """Whether it is in the units of y. If those that are say so, the fit does not depend on the units."""
 
 
 class Law(ABC):
@@ -104,7 +106,7 @@ class Multiplicative(Law):
 
     def parameters(self, variables: Sequence[str]) -> tuple[Parameter, ...]:
         exponents = (Parameter(name=name, is_exponent=True) for name in exponent_names(variables))
-        return (Parameter(name="A", log=True), *exponents)
+        return (Parameter(name="A", log=True, of_y=True), *exponents)
 
     def log_median(self, theta: Array, log_x: Array) -> Array:
         return theta[0] - log_x @ theta[1:]
@@ -147,12 +149,12 @@ class Additive(Law):
         low, high = self.exponent_range
         parts = [
             (
-                Parameter(name="A" + exponent[1:], log=True),
+                Parameter(name="A" + exponent[1:], log=True, of_y=True),
                 Parameter(name=exponent, lower=low, upper=high, is_exponent=True),
             )
             for exponent in exponent_names(variables)
         ]
-        return (Parameter(name="E", lower=0.0), *itertools.chain(*parts))
+        return (Parameter(name="E", lower=0.0, of_y=True), *itertools.chain(*parts))
 
     def log_median(self, theta: Array, log_x: Array) -> Array:
         return np.asarray(np.logaddexp.reduce(self._terms(theta, log_x), axis=1))
@@ -219,7 +221,7 @@ class Additive(Law):
         return "" if shares.min() > 1e-6 else self._nothing_words
 
     _nothing_words: ClassVar[str] = (
-        "y does not change with one of the variables, so its A is 0 within the data and its a can be anything"
+        "y does not fall with one of the variables, so its A is 0 within the data and its a can be anything"
     )
 
 
@@ -231,7 +233,7 @@ class OffsetPower(Additive):
     max_variables = 1
     formula = "E + A x^-a"
     num_starts = 6
-    _nothing_words = "y does not change with x, so A is 0 within the data and a can be anything"
+    _nothing_words = "y does not fall with x, so A is 0 within the data and a can be anything"
 
     def starts(self, log_x: Array, log_y: Array) -> Array:
         """Best local minima of a grid over (a, E/A at the middle of x), where the amplitude is solved for."""
@@ -272,7 +274,7 @@ class BrokenPower(Law):
 
     def parameters(self, variables: Sequence[str]) -> tuple[Parameter, ...]:
         return (
-            Parameter(name="A", log=True),
+            Parameter(name="A", log=True, of_y=True),
             Parameter(name="a1", is_exponent=True),
             Parameter(name="a2", is_exponent=True),
             Parameter(name="x0", log=True),

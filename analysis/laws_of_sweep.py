@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _exponent_words(name: str, estimate: Estimate, fit: Fit) -> str:
 
 def interval(estimate: Estimate, confidence: float = 0.95) -> str:
     """[low, high] with its level; an open side is said so."""
-    low, high = (None if v is None or not abs(v) < 1e12 else v for v in (estimate.low, estimate.high))
+    low, high = (None if v is None or not isfinite(v) else v for v in (estimate.low, estimate.high))
     if low is None and high is None:
         return "[undecided by these data]"
     sides = ("−∞" if low is None else number(low), "∞" if high is None else number(high))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -121,7 +121,7 @@ def positive(values: Any, name: str) -> Array:
     numbers = _numbers(series, name)
     for problem, wrong in (("empty (NaN)", np.isnan(numbers)), ("infinite", np.isinf(numbers)), ("<= 0", numbers <= 0)):
         if wrong.any():
-            advice = "drop those rows, or mark them as censored" if np.isnan(numbers).any() else "a logarithm needs > 0"
+            advice = "a logarithm needs > 0" if problem == "<= 0" else "drop those rows, or fill them in"
             raise ValueError(f"{name!r} is {problem} in {wrong.sum()} of {len(numbers)} rows; {advice}")
     return numbers
 
@@ -130,9 +130,15 @@ def _numbers(series: pd.Series[Any], name: str) -> Array:
     """As floats, empty ones NaN; neither text nor truth values count as numbers."""
     numeric = pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
     if not numeric:
-        bad = series[series.notna() & ~series.map(_is_number)]
-        if len(bad):
-            raise ValueError(f"{name!r} must be numbers; {len(bad)} of {len(series)} are not, such as {bad.iloc[0]!r}")
+        others = series.notna() & ~series.map(_is_number)
+        if others.any():
+            readable = pd.to_numeric(series.where(series.map(lambda v: isinstance(v, str))), errors="coerce").notna()
+            bad = series[others & ~readable]
+            if bad.empty:
+                raise ValueError(f"{name!r} must be numbers; {others.sum()} of {len(series)} are numbers as text")
+            row = int(np.flatnonzero(others & ~readable)[0]) + 1
+            example = f"{_shown(bad.iloc[0])} in row {row}"
+            raise ValueError(f"{name!r} must be numbers; {len(bad)} of {len(series)} are not, such as {example}")
     return np.asarray(series.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan))
 
 
@@ -140,13 +146,26 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
+def _shown(value: object) -> str:
+    """As Python writes it, without NumPy's types."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def check_labels(values: pd.Series[Any], name: str) -> None:
+    """Raise ValueError unless rows can be told apart by these values: lists cannot."""
+    bad = values[values.map(lambda value: not isinstance(value, Hashable))]
+    if len(bad):
+        raise ValueError(f"{name!r} must be numbers or names; {len(bad)} of {len(values)} rows hold lists")
+
+
 def flags(values: pd.Series[Any], name: str) -> NDArray[np.bool_]:
     """True and false (or 1 and 0), or a ValueError."""
-    valid = values.map(lambda value: not pd.isna(value) and value in (True, False))
+    valid = values.map(lambda value: isinstance(value, Real | np.bool_) and value in (True, False))
     if not valid.all():
         bad = values[~valid]
         raise ValueError(
-            f"{name!r} must be true or false; {len(bad)} of {len(values)} are not, such as {bad.iloc[0]!r}"
+            f"{name!r} must be true or false, or 1 and 0; {len(bad)} of {len(values)} are not, such as "
+            f"{_shown(bad.iloc[0])}"
         )
     return values.astype(bool).to_numpy()
 
@@ -177,5 +196,9 @@ def observe(
     if cluster is None:
         return Observations(log_x, log_y, mask, None)
     if frame[cluster].isna().any():
-        raise ValueError(f"{cluster!r} is empty in {frame[cluster].isna().sum()} of {len(frame)} rows")
+        raise ValueError(
+            f"{cluster!r}, whose values tell the clusters, is empty in {frame[cluster].isna().sum()} of {len(frame)} "
+            "rows; drop those rows, or name another column"
+        )
+    check_labels(frame[cluster], cluster)
     return Observations(log_x, log_y, mask, pd.factorize(frame[cluster])[0])

@@ -168,7 +168,7 @@ def threshold(results: Results) -> Iterator[Evidence]:
     log_x = np.log(np.array(list(known)))
     weights = (log_x - log_x.mean()) / ((log_x - log_x.mean()) ** 2).sum()
     ends = weights[:, None] * np.log(np.array(list(known.values())))
-    value, low, high = (float(f(ends, axis=1).sum()) for f in (np.mean, np.min, np.max))
+    value, low, high = (float(f(ends, axis=1).sum().round(12)) for f in (np.mean, np.min, np.max))
     points = pd.DataFrame({"x": list(known), "y": [float(np.sqrt(a * b)) for a, b in known.values()]})
     yield Evidence(
         what=what,

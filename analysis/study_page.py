@@ -93,7 +93,9 @@ def _draw(sweep: Sweep, folder: Path) -> dict[str, str]:
             if (figure := evidence_figure(verdict)) is not None:
                 name = f"{sweep.name}-{verdict.prediction.name}"
                 _save(figure, folder, name)
-                captions[name] = f"{verdict.prediction.name}: {verdict.prediction.claim} Dashed is what is expected."
+                expected = any(e.expected is not None and e.points is not None for e in verdict.evidence)
+                dashed = " Dashed is what is expected." if expected else ""
+                captions[name] = f"{verdict.prediction.name}: {verdict.prediction.claim}{dashed}"
     for picture in draw_figures(sweep.results, fit_sweep(sweep.results), folder / "all"):
         if picture.name in SHOWN:
             (folder / "all" / f"{picture.name}.png").replace(folder / f"{sweep.name}-{picture.name}.png")
@@ -141,10 +143,11 @@ def estimate_words(evidence: Evidence) -> str:
 
 
 def summary(sweeps: Sequence[Sweep]) -> list[tuple[str, str, str]]:
-    """Each prediction once: name, its verdict over all sweeps, and the sweeps."""
+    """Each prediction once: name, its verdict over all sweeps, and links to the sweeps."""
     lines = list[tuple[str, str, str]]()
     for name, prediction in ledger().items():
         found = [(s.name, v) for s in sweeps for v in s.verdicts if v.prediction.name == name]
         together = Verdict(prediction, tuple(e for _, v in found for e in v.evidence))
-        lines.append((name, together.word if found else "not in this study", ", ".join(s for s, _ in found)))
+        links = ", ".join(f"[{sweep}](#{sweep.lower()})" for sweep, _ in found)
+        lines.append((name, together.word if found else "not in this study", links))
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from analysis.fitting import Fit, fit_law
 from analysis.laws import LAWS, law_named
 from analysis.laws_of_sweep import interval, number
 from analysis.layout import word
-from analysis.observations import resolve
+from analysis.observations import check_labels, resolve
 
 KINDS = (".csv", ".parquet")
 
@@ -49,7 +50,8 @@ class TableFit:
         lines += [
             f"  {k:<{width}} = {number(e.value)} {interval(e, fit.confidence)}" for k, e in fit.parameters.items()
         ]
-        error = "none: too little is left" if fit.extrapolation_error is None else number(fit.extrapolation_error)
+        none = "none: too little is left, or all of it censored"
+        error = none if fit.extrapolation_error is None else number(fit.extrapolation_error)
         far = "smallest" if fit.x[0].rsplit(".", 1)[-1] == "epsilon" else "largest"
         return "\n".join(
             [
@@ -88,18 +90,16 @@ def fit_table(
         ValueError: the file, a name, or the values of every group cannot be used.
     """
     frame = read_table(path)
-    if bootstrap < 0:
-        raise ValueError(f"--bootstrap is {bootstrap}; it is a number of tables, such as 1000, or 0 for none")
     laws = [law_named(name).name for name in dict.fromkeys(laws)]
     x = [resolve(frame, name) for name in x]
     if resolve(frame, y) in x:
         raise ValueError(f"{y!r} is y and x at once: a column cannot explain itself")
-    for name in (group, cluster):
-        if name is not None:
-            resolve(frame, name)
+    if cluster is not None:
+        resolve(frame, cluster)
     parts = [("", frame)]
     if group is not None:
         column = resolve(frame, group)
+        check_labels(frame[column], column)
         parts = [(f"{group} = {word(value)}", part) for value, part in frame.groupby(column, dropna=False)]
     options = {"cluster": cluster or "seed", "censored": censored, "times": times, "bootstrap": bootstrap}
     found = []
@@ -135,8 +135,10 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     if path.suffix.lower() not in KINDS:
         raise ValueError(f"{path}: tables are {' or '.join(KINDS)} files, told by the ending of their name")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give one file")
     try:
-        frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        frame = _read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except FileNotFoundError:
         raise ValueError(f"{path} is not there") from None
     except (OSError, ValueError) as error:
@@ -144,6 +146,16 @@ def read_table(path: Path) -> pd.DataFrame:
     if frame.empty:
         raise ValueError(f"{path} has no rows")
     return frame.rename(columns=str)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The file as it is: a row with more fields than the header would else move its values to other columns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(path, index_col=False)
+        except pd.errors.ParserWarning:
+            raise ValueError("rows have more fields than the header names") from None
 
 
 def to_json(fits: Sequence[TableFit]) -> str:

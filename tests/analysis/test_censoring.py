@@ -151,5 +151,5 @@ def test_flags_must_be_true_or_false(flag: object) -> None:
     frame = times(np.random.default_rng(0))
     frame["unreached"] = frame["unreached"].astype(object)
     frame.loc[0, "unreached"] = flag
-    with pytest.raises(ValueError, match="'unreached' must be true or false; 1 of 120"):
+    with pytest.raises(ValueError, match="'unreached' must be true or false, or 1 and 0; 1 of 120"):
         fit_law(frame, law="power", y="T", x="width", censored="unreached")

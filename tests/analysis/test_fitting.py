@@ -13,6 +13,7 @@ from scipy import optimize, stats
 from analysis.choice import compare_laws
 from analysis.fitting import Fit, fit_law, wilson_interval
 from analysis.laws import LAWS
+from analysis.laws_of_sweep import interval
 from analysis.observations import Observations
 from analysis.robust import Huber, rho
 
@@ -199,6 +200,43 @@ def test_units_do_not_change_an_exponent(scale_x: float, scale_y: float, law: st
                 assert getattr(other.parameters[name], end) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-18, 1e18, 1e200])
+@pytest.mark.parametrize("law", LAWS)
+def test_a_fit_is_the_same_in_any_unit_of_y(law: str, scale: float) -> None:
+    frame = sweep(law, np.random.default_rng(0))
+    one, other = fit(frame, law), fit(frame.assign(T=frame["T"] * scale), law)
+    assert (one.status, one.message) == (other.status, other.message)
+    assert other.log_likelihood == pytest.approx(one.log_likelihood, abs=1e-6)
+    for name, estimate in one.parameters.items():
+        factor = scale if name[0] in "AE" else 1.0
+        for end in ("value", "low", "high"):
+            assert getattr(other.parameters[name], end) == pytest.approx(getattr(estimate, end) * factor, rel=1e-5)
+    at = {"encoder.width": [48.0, 4096.0], "encoder.depth": [1.0, 4.0]}
+    assert other.predict(at) == pytest.approx(one.predict(at) * scale, rel=1e-6)
+    for mine, theirs in zip(one.interval(at), other.interval(at), strict=True):
+        assert theirs == pytest.approx(mine * scale, rel=1e-4)
+
+
+def test_a_limit_of_a_trillion_is_a_limit() -> None:
+    frame = sweep("power", np.random.default_rng(0))
+    found = fit(frame.assign(T=frame["T"] * 1e15), "power")
+    assert "undecided" not in interval(found.parameters["A"])
+    assert "∞" not in interval(found.parameters["A"])
+
+
+def test_a_scale_that_is_held_out_and_all_censored_says_nothing() -> None:
+    frame = sweep("power", np.random.default_rng(0))
+    widest = frame["encoder.width"] == frame["encoder.width"].max()
+    assert fit(frame.assign(late=widest), "power", censored="late").extrapolation_error is None
+
+
+def test_a_law_that_only_falls_says_so_of_data_that_rise() -> None:
+    frame = sweep("power", np.random.default_rng(0))
+    found = fit(frame.assign(T=1 / frame["T"]), "offset-power")
+    assert found.status == "on-bound"
+    assert "y does not fall with x" in found.message
+
+
 def test_an_offset_of_zero_is_on_its_bound_and_a_plain_power_law_fits_as_well() -> None:
     frame = sweep("power", np.random.default_rng(0), noise=0.1, seed_sd=0)
     offset, plain = fit(frame, "offset-power"), fit(frame, "power")
@@ -209,7 +247,9 @@ def test_an_offset_of_zero_is_on_its_bound_and_a_plain_power_law_fits_as_well() 
     assert "the offset is 0 within the data: a plain power law fits as well" in offset.message
     assert offset.parameters["a"].value == pytest.approx(plain.parameters["a"].value, rel=1e-4)
     assert offset.parameters["E"].low == 0
-    assert compare_laws([offset, plain]).preferred == "power"
+    both = compare_laws([offset, plain])
+    assert both.preferred is None, "a parameter that brings nothing costs 2, which is not the data's word"
+    assert both.table.delta_aic.tolist() == pytest.approx([0, 2], abs=1e-3)
 
 
 def test_data_that_do_not_decide_say_so() -> None:
@@ -258,6 +298,7 @@ def test_what_a_fit_tells() -> None:
 def test_two_seeds_are_too_few_for_a_jackknife() -> None:
     found = fit(sweep("power", np.random.default_rng(0), seeds=2), "power")
     assert "classical interval, rows taken as independent" in found.method
+    assert "an interval over clusters needs 3, given 2: rows count as independent" in found.message
 
 
 def test_predictions_take_frames_and_mappings() -> None:
@@ -328,7 +369,7 @@ BAD_TABLES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "infinite": (spoil("T", np.inf), "'T' is infinite in 2 of 120 rows"),
     "zero": (spoil("T", 0.0), "'T' is <= 0 in 2 of 120 rows; a logarithm needs > 0"),
     "negative x": (spoil("encoder.width", -1.0), "'encoder.width' is <= 0 in 2 of 120 rows"),
-    "empty seed": (spoil("seed", None), "'seed' is empty in 2 of 120 rows"),
+    "empty seed": (spoil("seed", None), "'seed', whose values tell the clusters, is empty in 2 of 120 rows"),
     "one scale": (lambda f: f[f["encoder.width"] == 64], "at least 2 distinct values of 'encoder.width', given 1"),
     "few rows": (lambda f: f.iloc[[0, 3]], "needs at least 3 rows .*, given 2"),
     "no rows": (lambda f: f.head(0), "the table has no rows"),
@@ -346,16 +387,21 @@ def test_bad_tables_are_told(name: str) -> None:
     ("options", "message"),
     [
         ({"law": "cubic"}, "there is no law 'cubic'; there are"),
-        ({"law": "power", "x": ["width", "depth"]}, "takes 1 variable, given 2"),
+        ({"law": "power", "x": ["width", "depth"]}, "takes at most 1, given 2 variables"),
         ({"law": "power", "x": []}, "x is empty"),
         ({"law": "power", "confidence": 95}, "confidence is 95; it must lie between 0 and 1"),
         ({"law": "power", "cluster": "trial"}, "there is no column 'trial'"),
         ({"law": "multiplicative", "x": ["width", "size"]}, "move together"),
+        ({"law": "multiplicative", "x": ["width", "nearly"]}, "move together"),
+        ({"law": "power", "tuning": -1.0}, "tuning is -1.0; Huber's constant is > 0"),
+        ({"law": "power", "tuning": float("nan")}, "tuning is nan"),
+        ({"law": "power", "bootstrap": 5}, "bootstrap is 5 tables; percentiles need 100 or more"),
     ],
 )
 def test_bad_requests_are_told(options: dict[str, Any], message: str) -> None:
     frame = sweep("power", np.random.default_rng(0))
     frame["size"] = frame["encoder.width"] ** 2
+    frame["nearly"] = frame["encoder.width"] * (1 + 1e-9 * np.random.default_rng(1).normal(size=len(frame)))
     with pytest.raises(ValueError, match=message):
         fit_law(frame, **{"y": "T", "x": "width", **options})
 

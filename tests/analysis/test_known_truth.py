@@ -77,7 +77,7 @@ def test_of_asymmetric_additive_surfaces_the_best_optimum_is_found(count: int):
     for _ in range(count):
         frame, _ = asymmetric(rng)
         fit = fit_law(frame, law="additive", y="y", x=["w", "d"], hold_out=False)
-        log_x, log_y = np.log(frame[["w", "d"]].to_numpy()), np.log(frame.y.to_numpy())
+        log_x, log_y = np.log(frame[["w", "d"]].to_numpy()), np.log(frame.y.to_numpy()) - fit.unit
         rows = Observations(log_x, log_y, np.zeros(len(frame), dtype=bool), None)
         objective = Huber(law, rows, lower, upper, fit.sigma)
         found = objective.evaluate(fit.theta).value
