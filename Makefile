@@ -13,7 +13,7 @@ test: $(INSTALLED)  ## set up and run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m cluster --ignore tests/cluster
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m cluster --ignore tests/cluster
 	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 test-slow: $(INSTALLED)  ## numerical checks at large width and many samples

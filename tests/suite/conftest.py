@@ -8,6 +8,14 @@ from pathlib import Path
 
 import pytest
 
+LONGEST_FIRST = ("test_random_kills.py", "test_sync.py", "test_nodes.py", "test_worker_death.py", "test_faults.py")
+"""Files that take minutes, so that side by side the last ones end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @dataclass
 class Terminal:

@@ -1,6 +1,5 @@
 """A real Ray cluster on this machine: one head and further nodes, each started by `ray start` and ended by a kill."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,12 +10,18 @@ import tempfile
 import time
 from pathlib import Path
 
+from suite.reference import ROOT
+
 BIN = Path(sys.executable).parent
 NODES = """
-import json, ray, sys
-ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False, configure_logging=False)
-print("NODES" + json.dumps([node for node in ray.nodes() if node["Alive"]]))
+import sys
+from suite.head import Head
+head = Head(sys.argv[1])
+for _ in sys.stdin:
+    nodes = head.look()
+    print(*(nodes.alive if nodes else ()), flush=True)
 """
+"""Asked again and again in one process: a new one takes longer to import Ray than a node to start."""
 
 
 def free_port() -> int:
@@ -32,6 +37,7 @@ class RayNodes:
         self._environment = {**os.environ, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
         self._environment |= environment or {}
         self._processes: dict[str, subprocess.Popen] = {}
+        self._asked: subprocess.Popen | None = None
         self.address = f"127.0.0.1:{free_port()}"
         self._temporary = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, and none that other clusters look into
 
@@ -48,6 +54,9 @@ class RayNodes:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        if self._asked is not None:
+            self._asked.kill()
+            self._asked.communicate()
         for name in reversed(list(self._processes)):
             self.end(name)
         shutil.rmtree(self._temporary, ignore_errors=True)
@@ -63,7 +72,7 @@ class RayNodes:
     ) -> str:
         """Start a node, by a command that runs the rest of its line if need be, and at an address of its own if told;
         gives its id once it is alive."""
-        before = {node["NodeID"] for node in self.alive()} if self._processes else set()
+        before = self.alive() if self._processes else set()
         where = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
         where.append(f"--temp-dir={self._temporary}")
         options = where if not self._processes else [f"--address={self.address}"]
@@ -81,23 +90,31 @@ class RayNodes:
         until = time.monotonic() + 60
         while time.monotonic() < until:
             assert self._processes[name].poll() is None, f"{name} did not start"
-            new = {node["NodeID"] for node in self.alive()} - before
-            if new:
+            if new := self.alive() - before:
                 return new.pop()
             time.sleep(0.5)
         raise AssertionError(f"{name} did not join")
 
-    def alive(self) -> list[dict]:
-        """What Ray says of its living nodes; none while the head does not answer."""
-        command = [sys.executable, "-W", "ignore", "-c", NODES, self.address]
-        try:
-            asked = subprocess.run(
-                command, env=self._environment, capture_output=True, text=True, timeout=30, check=False
+    def alive(self) -> set[str]:
+        """Ids of its living nodes, as Ray has them; none while the head does not answer."""
+        if self._asked is None or self._asked.poll() is not None:
+            self._asked = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", NODES, self.address],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
             )
-        except subprocess.TimeoutExpired:
-            return []
-        found = [line[5:] for line in asked.stdout.splitlines() if line.startswith("NODES")]
-        return json.loads(found[0]) if found else []
+        assert self._asked.stdin is not None
+        assert self._asked.stdout is not None
+        try:
+            self._asked.stdin.write("\n")
+            self._asked.stdin.flush()
+        except BrokenPipeError:  # there was no head yet
+            return set()
+        return set(self._asked.stdout.readline().split())
 
     def drain(self, node: str, *, seconds: int) -> None:
         """As a spot notice does."""
