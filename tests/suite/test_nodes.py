@@ -27,6 +27,8 @@ resources: {slots: 1}
 sweep:
   seed: {range: 6}
 """
+LONG = ("--set", "budget.steps=8000", "--set", "seed={range: 2}")
+"""Trials of ten seconds or more: one is in its middle when a node is told to go."""
 OTHER_NUMPY = """
 import importlib.metadata
 
@@ -43,10 +45,13 @@ def nodes(home: Path) -> Iterator[RayNodes]:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, pd.DataFrame]:
-    """The tables of an undisturbed run on this machine alone."""
-    terminal = Terminal(tmp_path_factory.mktemp("calm"), home)
+    return undisturbed(Terminal(tmp_path_factory.mktemp("calm"), home))
+
+
+def undisturbed(terminal: Terminal, *options: str) -> dict[str, pd.DataFrame]:
+    """The tables of a run on this machine alone."""
     terminal.write("sweep.yaml", SWEEP)
-    terminal("run", "sweep.yaml", "--no-report")
+    terminal("run", "sweep.yaml", "--no-report", *options)
     return tables(terminal.folder / "results" / "sweep")
 
 
@@ -72,10 +77,11 @@ def finished(process: subprocess.Popen, *, expect: int = 0) -> str:
 
 
 def test_lanes_on_a_draining_node_commit_within_5_seconds_and_go_on_elsewhere(
-    terminal: Terminal, nodes: RayNodes, calm: dict[str, pd.DataFrame]
+    terminal: Terminal, nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory
 ):
+    calm = undisturbed(Terminal(tmp_path_factory.mktemp("long"), terminal.home), *LONG)
     leaving = nodes.add("leaving")
-    process = started(terminal, nodes.address)
+    process = started(terminal, nodes.address, *LONG)
     folder = terminal.folder / "results" / "sweep"
     wait_until(lambda: any(worked(lane) > 5 for lane in nodes.lanes()), seconds=120, process=process)
     # in the middle of a trial, long before its first commit is due

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Terminal
-from final_check import check_complete, tables
+from final_check import check_complete
 from ray_nodes import RayNodes, worked
-from test_nodes import SWEEP, finished, started, wait_until
+from test_nodes import LONG, finished, started, undisturbed, wait_until
 from test_run import commits
 
 from suite.reference import ROOT
@@ -106,17 +106,12 @@ def test_a_machine_without_metadata_is_not_watched_for_ever(machine: Machine):
 
 @pytest.mark.cluster
 def test_a_spot_notice_makes_lanes_commit_within_5_seconds_and_go_on_elsewhere(
-    terminal: Terminal, home: Path, tmp_path: Path, machine: Machine
+    terminal: Terminal, home: Path, tmp_path_factory: pytest.TempPathFactory, machine: Machine
 ):
-    calm = Terminal(tmp_path / "calm", home)
-    calm.folder.mkdir()
-    calm.write("sweep.yaml", SWEEP)
-    calm("run", "sweep.yaml", "--no-report")
+    calm = undisturbed(Terminal(tmp_path_factory.mktemp("long"), home), *LONG)
     folder = terminal.folder / "results" / "sweep"
     with RayNodes(home) as nodes:
         nodes.add("leaving", address=LEAVING)
-        process = started(terminal, nodes.address)
-        wait_until(nodes.lanes, seconds=90, process=process)
         options = ["--address", nodes.address, "--host", LEAVING, "--metadata", machine.place]
         watcher = subprocess.Popen(
             [sys.executable, "-m", "suite.spot_watcher", *options],
@@ -126,6 +121,8 @@ def test_a_spot_notice_makes_lanes_commit_within_5_seconds_and_go_on_elsewhere(
             stderr=subprocess.STDOUT,
             text=True,
         )
+        wait_until(lambda: machine.tokens, seconds=60, process=watcher)
+        process = started(terminal, nodes.address, *LONG)
         wait_until(lambda: any(worked(lane) > 5 for lane in nodes.lanes()), seconds=90, process=process)
         # in the middle of a trial, long before its first commit is due
         before = set(commits(folder))
@@ -139,4 +136,4 @@ def test_a_spot_notice_makes_lanes_commit_within_5_seconds_and_go_on_elsewhere(
         assert time.monotonic() - told < 5.5
         nodes.add("staying")
         assert "is about to go" in finished(process)
-    check_complete(terminal, "sweep", tables(calm.folder / "results" / "sweep"))
+    check_complete(terminal, "sweep", calm)
