@@ -19,8 +19,8 @@ test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sw
 test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
-test-studies: $(INSTALLED)  ## the quick profile of every study
-	$(BIN)/python -m pytest -q -n 2 -m studies
+test-studies: $(INSTALLED)  ## the quick profile of every study, with its seconds
+	$(BIN)/python -m pytest -q -n 2 --durations 0 --durations-min 1 -m studies
 
 test-laws: $(INSTALLED)  ## thousands of tables of every law, of which the truth is known: about an hour on 2 cores
 	$(BIN)/python -m pytest -q -m laws

@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -30,7 +28,7 @@ def study(request: pytest.FixtureRequest) -> Path:
 
 
 def test_there_is_one_study_per_question():
-    assert len(STUDIES) == 15
+    assert len(STUDIES) == 16
 
 
 def test_a_study_asks_a_question_and_says_how_to_answer_it(study: Path):
@@ -86,23 +84,10 @@ def test_every_study_is_described():
         assert f"experiments/{name}.yaml" in text
 
 
-@pytest.fixture(scope="module")
-def seconds(pytestconfig: pytest.Config) -> Iterator[dict[str, float]]:
-    """Wall time of each quick profile that has run, printed at the end."""
-    taken: dict[str, float] = {}
-    yield taken
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print("\nwall seconds of the quick profiles")
-        for name, each in [*taken.items(), ("all", sum(taken.values()))]:
-            print(f"  {name:<18}{each:6.0f}")
-
-
 @pytest.mark.studies
-def test_a_quick_profile_ends_with_a_report(study: Path, terminal: Terminal, seconds: dict[str, float]):
-    began = time.monotonic()
+def test_a_quick_profile_ends_with_a_report(study: Path, terminal: Terminal):
     process = terminal.start("run", str(study), "--profile", "quick", "--results", str(terminal.folder))
     output, errors = process.communicate(timeout=900)
-    seconds[study.stem] = time.monotonic() - began
     assert process.returncode == 0, output + errors
     assert not errors
     assert not re.search(r"Traceback|Warning", output), output
@@ -112,7 +97,9 @@ def test_a_quick_profile_ends_with_a_report(study: Path, terminal: Terminal, sec
     assert (terminal.folder / "mlflow.db").exists()
     trials = pd.read_parquet(folder / "trials.parquet")
     assert set(trials.status) <= {"finished", "diverged"}
-    for name in ("shares", "passages", "laws", "curves", "displacement"):
+    drawn = ["passages", "curves", "displacement", *(["laws"] if load_experiment(study).laws else [])]
+    drawn += [] if study.stem == "largest-rate" else ["shares"]  # which asks for no certificate
+    for name in drawn:
         assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
     fits = json.loads((folder / "fits.json").read_text())["fits"]
     assert sum(entry["fit"] is not None for entry in fits) >= len(fits) / 2, [entry["reason"] for entry in fits]
