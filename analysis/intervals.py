@@ -5,16 +5,24 @@ Rows of one seed share their draw across widths and depths, so the seed is the c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from scipy import optimize, special, stats
 
 from analysis.laws import Array
 from analysis.optimum import LEAST_DAMPING, NO_INFLUENCE, Objective, Optimum, minimise
 
+CHUNK = 25
+"""Tables of a bootstrap that a core is given at once."""
 FEWEST_CLUSTERS = 3
 
 
@@ -62,18 +70,23 @@ def jackknife_spread(objective: Objective, optimum: Optimum, *, refit: bool) -> 
 def bootstrap_draws(objective: Objective, optimum: Optimum, times: int, *, seed: int = 0) -> Array:
     """Optima of tables in which whole clusters, or rows where there are none, were drawn anew: (up to `times`, q).
 
-    Searches that do not end are left out.
+    Searches that do not end are left out. All cores share the work; a terminal shows how far it is.
     """
     draws = np.random.default_rng(seed)
-    observations = objective.observations
-    units = observations.num_clusters or len(observations)
-    found = []
-    for _ in range(times):
-        again = objective.on(observations.drawn(draws.integers(units, size=units)))
-        best = minimise(again, optimum.theta, damping=LEAST_DAMPING)
-        if best.converged:
-            found.append(best.theta)
+    units = objective.observations.num_clusters or len(objective.observations)
+    tables = [draws.integers(units, size=units) for _ in range(times)]
+    terminal = Console(stderr=True)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        optima = pool.map(partial(_optimum_of, objective, optimum.theta), tables, chunksize=CHUNK)
+        shown = track(optima, "bootstrap", times, console=terminal, transient=True, disable=not terminal.is_terminal)
+        found = [theta for theta in shown if theta is not None]
     return np.array(found).reshape(-1, len(optimum.theta))
+
+
+def _optimum_of(objective: Objective, start: Array, units: NDArray[np.intp]) -> Array | None:
+    """Of the table of these clusters or rows; None if the search does not end."""
+    best = minimise(objective.on(objective.observations.drawn(units)), start, damping=LEAST_DAMPING)
+    return best.theta if best.converged else None
 
 
 def _inverse(information: Array) -> Array:
