@@ -159,11 +159,7 @@ def fit_law(
     """
     form = law_named(law)
     check_confidence(confidence)
-    _check_times(times)
-    if not tuning > 0:
-        raise ValueError(f"tuning is {tuning}; Huber's constant is > 0, such as {EFFICIENT}, or inf for least squares")
-    if bootstrap and bootstrap < FEWEST_TABLES:
-        raise ValueError(f"bootstrap is {bootstrap} tables; percentiles need {FEWEST_TABLES} or more, or 0 for none")
+    _check_options(times, tuning, bootstrap)
     names, y = _variables(frame, x, y)
     cluster = _cluster_column(frame, cluster)
     censored = resolve(frame, censored) if censored is not None else None
@@ -219,9 +215,14 @@ def _in_unit(estimate: Estimate, parameter: Parameter, unit: float) -> Estimate:
         return Estimate(*ends)
 
 
-def _check_times(times: Times) -> None:
+def _check_options(times: Times, tuning: float, bootstrap: int) -> None:
+    """Raise ValueError for one that means nothing."""
     if times not in DENSITIES:
         raise ValueError(f"times is {times!r}; there are {', '.join(DENSITIES)}")
+    if not tuning > 0:
+        raise ValueError(f"tuning is {tuning}; Huber's constant is > 0, such as {EFFICIENT}, or inf for least squares")
+    if bootstrap and bootstrap < FEWEST_TABLES:
+        raise ValueError(f"bootstrap is {bootstrap} tables; percentiles need {FEWEST_TABLES} or more, or 0 for none")
 
 
 def _variables(frame: pd.DataFrame, x: str | Sequence[str], y: str) -> tuple[list[str], str]:
