@@ -9,6 +9,7 @@ refuses, training goes on, and `stillpoint sync` or the next run of the same com
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import json
 import logging
@@ -157,6 +158,7 @@ class Tracker:
         retry_seconds_max: float = 60.0,
     ) -> None:
         _set_environment()  # not in the thread: others may be copying os.environ
+        importlib.import_module("concurrent.futures.thread")  # nor this: it locks around forks, and Ray may be at one
         self._uri, self._sweep, self._artifact_root = tracking_uri, sweep, artifact_root
         self._retry_seconds, self._retry_seconds_max = retry_seconds, retry_seconds_max
         self._changed = threading.Condition()

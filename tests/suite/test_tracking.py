@@ -596,3 +596,25 @@ for name in ("sqlalchemy.pool.impl.QueuePool", "sqlalchemy.pool.impl.NullPool"):
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout + done.stderr == ""
+
+
+def test_mlflow_may_be_imported_while_another_thread_forks(results: Path):
+    """Ray forks while MLflow loads; a lock around forks that came in between was once released without being held."""
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from suite.tracking import Sweep, Tracker
+
+def until_imported():
+    while not hasattr(sys.modules.get("concurrent.futures.thread"), "ThreadPoolExecutor"):
+        time.sleep(0.001)
+
+os.register_at_fork(before=until_imported)
+with Tracker("sqlite:///{results}/mlflow.db", Sweep("5eed", "name", "", (), ""), Path("{results}")) as tracker:
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+print(tracker.problem)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("None\n", "")
