@@ -4,13 +4,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies test-laws study bench bench-measurement check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies test-gpu test-laws study bench bench-measurement check ui clean reference pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not gpu"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m cluster --ignore tests/cluster
@@ -21,6 +21,9 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 
 test-studies: $(INSTALLED)  ## the quick profile of every study, with its seconds
 	$(BIN)/python -m pytest -q -n 2 --durations 0 --durations-min 1 -m studies
+
+test-gpu: $(INSTALLED)  ## on a machine with a GPU: its numbers, its captured steps, a sweep on it
+	$(BIN)/python -m pytest -q -m gpu
 
 test-laws: $(INSTALLED)  ## thousands of tables of every law, of which the truth is known: about an hour on 2 cores
 	$(BIN)/python -m pytest -q -m laws

@@ -15,13 +15,14 @@ import torch
 
 from benchmarks import pair
 from benchmarks.command import run_sweep, setting
+from benchmarks.lane import train_lane
 from benchmarks.saved import NARROW, asked_quick, save
 from benchmarks.starts import start_of, trials_of
-from suite.experiment import Budget, TrialSettings
+from suite.loading import load_experiment
 from suite.training.arithmetic import flops_per_step
-from suite.training.lane import Lane
 
-WIDTHS = (2048, 4096, 8192)
+WIDTHS = (2048, 4096)
+STEPS = 1000
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
         save("gpu", {"device": None}, quick=quick)
         return
     shrunk = {"seed": "{range: 2}", "budget__steps": 50} if quick else {}
-    figures: dict[str, Any] = {"device": torch.cuda.get_device_name(), "narrow": narrow(shrunk, 50 if quick else 1000)}
+    figures: dict[str, Any] = {"device": torch.cuda.get_device_name(), "narrow": narrow(shrunk, 50 if quick else STEPS)}
     figures["ceiling"] = [fraction(width) for width in (WIDTHS[:1] if quick else WIDTHS)]
     save("gpu", figures, quick=quick)
 
@@ -53,22 +54,15 @@ def narrow(shrunk: dict[str, Any], steps: int) -> dict[str, float]:
 
 
 def fraction(width: int, *, device: str = "cuda", seconds: float = 1.0) -> dict[str, float]:
-    """FLOP/s of a lane of one wide trial, and of a square product of its width in full float32."""
+    """FLOP/s of a lane of one wide trial, with the default measurements and without, and of a square product of its
+    width in full float32."""
     settings = trials_of(NARROW, encoder__width=width, encoder__depth=2, data__samples=width, seed=0)[0].settings
+    experiment = load_experiment(NARROW, overrides=["budget.steps=20"])
+    lane = train_lane([settings], slots=1, experiment=experiment, as_if=STEPS, device=device)
+    work = flops_per_step(settings) * (STEPS + 1)
     a, b = torch.randn(2, width, width, device=device).unbind()
-    step = advancing(settings, device)
-    rates = {"suite": 0.0, "ceiling": 0.0}
-    for _ in range(3):
-        rates["suite"] = max(rates["suite"], flops_per_step(settings) * per_second(step, seconds, device))
-        rates["ceiling"] = max(rates["ceiling"], 2.0 * width**3 * per_second(lambda: a @ b, seconds, device))
-    return {"width": width, **rates}
-
-
-def advancing(settings: TrialSettings, device: str) -> Callable[[], Any]:
-    """One step of a lane with one slot."""
-    lane = Lane(settings, slots=1, budget=Budget(steps=10**9), stop_below=0, device=torch.device(device))
-    lane.fill(0, settings)
-    return lambda: lane.advance(1)
+    ceiling = max(2.0 * width**3 * per_second(lambda: a @ b, seconds, device) for _ in range(3))
+    return {"width": width, "suite": work / lane.total, "training": work / lane.training, "ceiling": ceiling}
 
 
 def per_second(work: Callable[[], Any], seconds: float, device: str) -> float:

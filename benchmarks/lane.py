@@ -18,6 +18,7 @@ from suite.training.lane import LONGEST_CHUNK
 from suite.training.lane import Lane as Stack
 from suite.training.loop import Job, Loop
 from suite.training.records import record_steps
+from suite.training.repeated import WARM_UP
 from suite.trials import expand, missing
 
 
@@ -51,7 +52,12 @@ def lanes_of(experiment: Experiment, *, workers: int = CORES) -> list[Lane]:
 
 
 def train_lane(
-    settings: Sequence[TrialSettings], *, slots: int, experiment: Experiment, as_if: int | None = None
+    settings: Sequence[TrialSettings],
+    *,
+    slots: int,
+    experiment: Experiment,
+    as_if: int | None = None,
+    device: str = "cpu",
 ) -> LaneTime:
     """Train these trials of one shape to their end, without what comes before the first step.
 
@@ -67,6 +73,7 @@ def train_lane(
         stop_below=experiment.stop_below,
         levels=experiment.levels,
         measure=experiment.measure,
+        device=device,
     )
     began = time.perf_counter()
     while not loop.done:
@@ -80,18 +87,21 @@ def train_lane(
         return LaneTime(training, measuring)
     mine, theirs = _calls(loop, steps), _calls(loop, as_if)
     scaled = {name: part * theirs[name] / mine[name] for name, part in measuring.items()}
-    return LaneTime(_seconds_per_step(settings[:slots], experiment) * (as_if + 1) * len(settings) / slots, scaled)
+    per_step = _seconds_per_step(settings[:slots], experiment, device)
+    return LaneTime(per_step * (as_if + 1) * len(settings) / slots, scaled)
 
 
-def _seconds_per_step(settings: Sequence[TrialSettings], experiment: Experiment) -> float:
+def _seconds_per_step(settings: Sequence[TrialSettings], experiment: Experiment, device: str) -> float:
     """Wall seconds of a step of a full lane, from a stretch as long as the host ever leaves it alone."""
-    cpu = torch.device("cpu")
-    lane = Stack(settings[0], slots=len(settings), budget=experiment.budget, stop_below=0, device=cpu)
+    where = torch.device(device)
+    lane = Stack(settings[0], slots=len(settings), budget=experiment.budget, stop_below=0, device=where)
     for slot, trial in enumerate(settings):
         lane.fill(slot, trial)
-    lane.advance(2)
+    lane.advance(2 if device == "cpu" else WARM_UP + 2)
+    lane.active.tolist()  # waits for a device that works ahead
     began = time.perf_counter()
     lane.advance(LONGEST_CHUNK)
+    lane.active.tolist()
     return (time.perf_counter() - began) / LONGEST_CHUNK
 
 

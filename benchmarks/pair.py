@@ -86,7 +86,7 @@ def train(start: Start, steps: int, *, device: str = "cpu", report: Callable[...
     features = tensors(start.features, device)
     weights = pair.trained()
     optimizer = torch.optim.SGD(weights, lr=start.rate)
-    losses, scaled = torch.empty(steps + 1), torch.empty(steps + 1)
+    losses, scaled = torch.empty(2, steps + 1, device=device)
     began = time.perf_counter()
     for step in range(steps + 1):
         optimizer.zero_grad()

@@ -74,7 +74,7 @@ class Backprop:
     def _keep(self, gradients: Sequence[Tensor], part: slice) -> None:
         for mine, new, norm_sq in zip(self.gradients[part], gradients, self.norms_sq[part], strict=True):
             mine.copy_(new)
-            norm_sq.copy_(square_sums(new))
+            SquareSums(new, norm_sq)()
 
     def _move_what_no_branch_moves(self, rates: Tensor) -> None:
         pair = self._pair
@@ -167,7 +167,13 @@ class _Work:
         self._activation = None if layer.name == "last" else spec.activation
         self._root = spec.depth**0.5 if spec.residual and layer.name not in ("first", "last") else None
         self._scale = 1 / self._root if self._root else 1.0
-        self._parts = [] if self._gradient is None else [(r, self._gradient[:, r]) for r in _blocks(self._gradient)]
+        self._parts: list[tuple[slice, Tensor, SquareSums]] = []
+        if self._gradient is not None and self._norm_sq is not None:
+            for rows in _blocks(self._gradient):
+                part = self._gradient[:, rows]
+                self._parts.append((rows, part, SquareSums(part, self._norm_sq, adds=rows.start > 0)))
+        if self._bias_gradient is not None and self._bias_norm_sq is not None:
+            self._sum_bias_squares = SquareSums(self._bias_gradient, self._bias_norm_sq)
 
     @property
     def is_trained(self) -> bool:
@@ -208,31 +214,45 @@ class _Work:
 
     def _take_gradients(self, signal: Tensor) -> None:
         """From dL / d pre-activation."""
-        for number, (rows, part) in enumerate(self._parts):
+        for rows, part, sum_squares in self._parts:
             product(signal[..., rows].mT, self._input, part, self._scale * self._multiplier, adds=self._adds)
-            assert self._norm_sq is not None
-            self._norm_sq.copy_(square_sums(part)) if number == 0 else self._norm_sq.add_(square_sums(part))
+            sum_squares()
         if self._bias_gradient is not None:
-            assert self._bias_norm_sq is not None
             sums = signal.sum(1).mul_(self._scale * self._bias_multiplier)
             self._bias_gradient.add_(sums) if self._adds else self._bias_gradient.copy_(sums)
-            self._bias_norm_sq.copy_(square_sums(self._bias_gradient))
+            self._sum_bias_squares()
 
 
 def _blocks(gradient: Tensor) -> list[slice]:
-    """Rows to make at once, so that a gradient's norm is taken while it is in a cache: all, but of very large ones."""
+    """Rows to make at once, so that a gradient's norm is taken while it is in a processor's cache: all, but of very
+    large ones. A GPU needs large products more."""
     rows = gradient.shape[1]
-    step = rows if gradient.numel() <= UNCUT_ELEMENTS else ROWS_OF_BLOCK
+    is_cut = gradient.numel() > UNCUT_ELEMENTS and gradient.device.type == "cpu"
+    step = ROWS_OF_BLOCK if is_cut else rows
     return [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
 
 
-def square_sums(stack: Tensor) -> Tensor:
-    """Squared Frobenius norm of each slot's part: (S, ...) -> (S,). Of a single slot as a dot product, which takes half
-    the time."""
-    if len(stack) == 1 and stack.is_contiguous():
-        flat = stack.view(-1)
-        return torch.dot(flat, flat)[None]
-    return norms(stack).square()
+class SquareSums:
+    """A call puts the squared Frobenius norm of each slot's part of a stack (S, ...) into `out` (S,), or adds it."""
+
+    def __init__(self, stack: Tensor, out: Tensor, *, adds: bool = False) -> None:
+        self._stack, self._out, self._adds = stack, out, adds
+        self._is_flat, self._is_single = stack.is_contiguous(), len(stack) == 1
+        if self._is_flat:
+            self._row = stack.view(len(stack), 1, -1)
+            self._column, self._number = self._row.mT, out.view(-1, 1, 1)
+
+    def __call__(self) -> None:
+        """As products of a row with itself, which take one kernel, or the fewest and largest there are."""
+        if self._is_flat and not self._adds and not self._is_single:
+            torch.bmm(self._row, self._column, out=self._number)
+            return
+        if self._is_flat and self._is_single:
+            flat = self._row[0, 0]
+            sums = torch.dot(flat, flat)[None]  # in half the time
+        else:
+            sums = norms(self._stack).square()
+        self._out.add_(sums) if self._adds else self._out.copy_(sums)
 
 
 def product(a: Tensor, b: Tensor, out: Tensor, multiplier: float, *, adds: bool = False) -> None:

@@ -47,7 +47,8 @@ class Lane:
         self._factors_row = torch.tensor(self.pair.factors, dtype=self._dtype, device=device)
         self._backprop = Backprop(self.pair)
         self._evaluated = False
-        self._plain_step = Repeated(self._descend_and_evaluate, device=device)
+        work = Lane._descend_and_evaluate if self._follows_gradient else Lane._move_and_evaluate
+        self._step_and_evaluate = Repeated(work, device=device)
         batch, further = self._optimizer.batch, self._coupling.evaluations > 1
         self._backprop_of_step = Backprop(self.pair, batch=batch) if batch or further else self._backprop
         self._allocate(slots, example.epsilons)
@@ -68,6 +69,9 @@ class Lane:
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
         self._update_norm_sq = zeros(self._dtype)
+        self._first_step = zeros(torch.int64)  # of the batches at hand
+        batch = self._optimizer.batch or 0
+        self._batches = torch.zeros(slots, LONGEST_CHUNK, batch, dtype=torch.int64, device=self._device)
         self._now, self._valid_now = zeros(self._dtype, 3), zeros(torch.bool)  # of the last evaluation
         self._loss_now, self._scaled_now, self._promised_now = self._now
         self._history, self._valid = zeros(self._dtype, LONGEST_CHUNK, 3), zeros(torch.bool, LONGEST_CHUNK)
@@ -144,10 +148,11 @@ class Lane:
         start = self.step + self._moving
         self._draw_batches(length)
         for k in range(length):
-            if self._follows_gradient:
-                self._plain_step()
+            if self._follows_gradient or self._evaluated:
+                self._step_and_evaluate(self)
             else:
-                self._move_and_evaluate()
+                self._evaluate(None)
+                self._evaluated = True
             self._history[k], self._valid[k] = self._now, self._valid_now
         loss, scaled, promised = self._history[:length].unbind(1)
         rows = Chunk(loss=loss, scaled_grad_norm_sq=scaled, promised=promised, valid=self._valid[:length])
@@ -157,13 +162,13 @@ class Lane:
         """Batches of all the steps that any slot can take in this chunk: (S, steps, b)."""
         if self._optimizer.batch is None:
             return
-        self._first_step = self.step.clone()
+        self._first_step.copy_(self.step)
         seeds = [0 if settings is None else settings.seed for settings in self.settings]
         drawn = [
             batch_rows(seed, samples=self._num_samples, batch=self._optimizer.batch, steps=range(at, at + length))
             for seed, at in zip(seeds, self.step.tolist(), strict=True)
         ]
-        self._batches = torch.from_numpy(np.stack(drawn)).to(self._device)
+        self._batches[:, :length] = torch.from_numpy(np.stack(drawn)).to(self._device)
 
     def _rows(self) -> Tensor | None:
         """The samples of the step that each slot takes next, (S, b); None for all."""
@@ -182,17 +187,15 @@ class Lane:
         self._evaluate(rates)
 
     def _move_and_evaluate(self) -> None:
-        """The same with any coupling and optimizer."""
-        if self._evaluated:
-            eta = self.rate
-            before = [w.detach().clone() for w in self.pair.weights]
-            self._coupling.step(_Step(self, rates=eta * self._moving))
-            promised, norm_sq = self._first_order(before, eta)
-            self._promised_now.copy_(promised)
-            self._update_norm_sq = norm_sq.where(self._moving, self._update_norm_sq)
-            self.step += self._moving
+        """The same with any coupling and optimizer, after a lane's first evaluation."""
+        eta = self.rate
+        before = [w.detach().clone() for w in self.pair.weights]
+        self._coupling.step(_Step(self, rates=eta * self._moving))
+        promised, norm_sq = self._first_order(before, eta)
+        self._promised_now.copy_(promised)
+        self._update_norm_sq.copy_(norm_sq.where(self._moving, self._update_norm_sq))
+        self.step += self._moving
         self._evaluate(None)
-        self._evaluated = True
 
     @torch.no_grad()
     def _evaluate(self, rates: Tensor | None) -> None:

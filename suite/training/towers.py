@@ -12,6 +12,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -147,7 +148,8 @@ class TowerSlots:
         block = max(1, BLOCK_ELEMENTS // (len(inputs) * self.spec.width))
         if inputs.shape[1] <= block:
             return self._embed(inputs, *weights)
-        parts = [checkpoint(self._embed, x, *weights, use_reentrant=False) for x in inputs.split(block, dim=1)]
+        again = partial(checkpoint, self._embed, use_reentrant=False, preserve_rng_state=False)
+        parts = [again(x, *weights) for x in inputs.split(block, dim=1)]
         return torch.cat(parts, dim=1)
 
     def inputs_of(self, rows: Tensor | None) -> Tensor:

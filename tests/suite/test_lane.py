@@ -1,5 +1,7 @@
 """A lane's gradients and G against finite differences and against training written out in plain NumPy."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -293,3 +295,16 @@ def test_weights_move_at_eta_times_the_factor_of_the_parametrization_where_eta_i
     assert eta == 0.7
     for weight, old, gradient in zip(lane.pair.weights, before, gradients, strict=True):
         torch.testing.assert_close(weight.detach(), old - 0.7 * 4 / 32 * gradient)
+
+
+def test_a_lane_leaves_its_memory_when_it_is_no_longer_used():
+    """Not when Python next looks for circles of references: a GPU's memory does not make it look."""
+    lane = on("cpu")
+    lane.advance(2)
+    gone = weakref.ref(lane)
+    gc.disable()
+    try:
+        del lane
+        assert gone() is None
+    finally:
+        gc.enable()
