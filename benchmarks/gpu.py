@@ -23,6 +23,8 @@ from suite.training.arithmetic import flops_per_step
 
 WIDTHS = (2048, 4096)
 STEPS = 1000
+SHARE = 0.25
+"""Of the GPU for each lane of the narrow sweep, whose kernels are too small to fill it."""
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
 def narrow(shrunk: dict[str, Any], steps: int) -> dict[str, float]:
     """Seconds per trial of the narrow sweep on the GPU, whole and of training alone, and of one trial at a time."""
     with tempfile.TemporaryDirectory() as folder:
-        sweep = run_sweep(NARROW, Path(folder), "--no-report", *setting(**shrunk, resources__gpus=1))
+        sweep = run_sweep(NARROW, Path(folder), "--no-report", *setting(**shrunk, resources__gpus=SHARE))
         number = len(sweep.table("trials", "trial_id"))
         whole, training = sweep.wall / number, sweep.training / number
     starts = [start_of(trial) for trial in trials_of(NARROW, **shrunk | {"seed": 0})]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import suite.measurement
 from suite.measurement.moments import Moments
-from suite.measurement.registry import MEASUREMENTS, Column, Measurement
+from suite.measurement.registry import MEASUREMENTS, Column, Measurement, Values
 from suite.registry import located
 
 if TYPE_CHECKING:
@@ -82,4 +82,17 @@ def measured(point: Point, measurement: Measurement) -> dict[str, Tensor]:
 
     with torch.no_grad():
         columns = measurement.function(point)
-    return {name: column.double().cpu() for name, column in columns.items()}
+    return _on_the_host(columns)
+
+
+def _on_the_host(columns: Values) -> dict[str, Tensor]:
+    """In float64; of a GPU in one transfer, because each waits for it."""
+    import torch
+
+    known = {name: column.double() for name, column in columns.items() if column.device.type == "cpu"}
+    there = {name: column for name, column in columns.items() if name not in known}
+    if there:
+        together = torch.cat([column.double().flatten() for column in there.values()]).cpu()
+        parts = together.split([column.numel() for column in there.values()])
+        known |= {name: part.view_as(column) for part, (name, column) in zip(parts, there.items(), strict=True)}
+    return {name: known[name] for name in columns}

@@ -238,18 +238,23 @@ class SquareSums:
     def __init__(self, stack: Tensor, out: Tensor, *, adds: bool = False) -> None:
         self._stack, self._out, self._adds = stack, out, adds
         self._is_flat, self._is_single = stack.is_contiguous(), len(stack) == 1
+        self._is_on_gpu = stack.device.type == "cuda"
         if self._is_flat:
             self._row = stack.view(len(stack), 1, -1)
             self._column, self._number = self._row.mT, out.view(-1, 1, 1)
 
     def __call__(self) -> None:
-        """As products of a row with itself, which take one kernel, or the fewest and largest there are."""
+        """As products of rows with themselves, which are fastest on a processor: of a single slot as a dot product."""
+        if self._is_on_gpu and not self._adds:
+            torch.linalg.vector_norm(self._stack, dim=tuple(range(1, self._stack.ndim)), out=self._out)
+            self._out.square_()
+            return
         if self._is_flat and not self._adds and not self._is_single:
             torch.bmm(self._row, self._column, out=self._number)
             return
         if self._is_flat and self._is_single:
             flat = self._row[0, 0]
-            sums = torch.dot(flat, flat)[None]  # in half the time
+            sums = torch.dot(flat, flat)[None]
         else:
             sums = norms(self._stack).square()
         self._out.add_(sums) if self._adds else self._out.copy_(sums)

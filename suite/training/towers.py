@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from suite.measurement.displacement import draw_norm
+from suite.measurement.displacement import draw_norms
 from suite.training.activations import activate, slope
 from suite.training.parametrizations import LayerScale, layer_scales
 from suite.training.shapes import Layer, TowerSpec
@@ -121,9 +121,14 @@ class TowerSlots:
 
     def initial_norms(self) -> list[Tensor]:
         """Spectral norm of each trained weight as it was drawn, (S,) each; taken once per trial, when first asked."""
-        for slot in sorted(self._norms_due):
-            for norm, initial in zip(self._initial_norms, self.initial, strict=True):
-                norm[slot] = draw_norm(initial[slot])
+        due = sorted(self._norms_due)
+        if due and self.inputs.device.type == "cuda":  # all slots in the time of one
+            for norm, found in zip(self._initial_norms, draw_norms(self.initial), strict=True):
+                norm[due] = found[due]
+        else:
+            for slot in due:
+                for norm, initial in zip(self._initial_norms, self.initial, strict=True):
+                    norm[slot] = draw_norms([initial[slot : slot + 1]])[0, 0]
         self._norms_due.clear()
         return self._initial_norms
 

@@ -14,7 +14,7 @@ from suite.data.digits import Digits
 from suite.data.sphere import Sphere
 from suite.experiment import Encoder, KeyEncoder, TrialSettings
 from suite.measurement.catalog import measured
-from suite.measurement.displacement import BLOCK, DRAW_BLOCK, DRAW_STEPS, STEPS, draw_norm, largest_singular_values
+from suite.measurement.displacement import BLOCK, DRAW_BLOCK, DRAW_STEPS, STEPS, largest_singular_values
 from suite.measurement.registry import MEASUREMENTS, Values
 from suite.training.couplings import Joint, Shared
 from suite.training.lane import Lane
@@ -127,35 +127,40 @@ def test_one_weight_that_is_not_finite_is_told_by_its_layer():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 2), (16, 64), (64, 64), (256, 256), (16, 512)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_norm_of_a_draw_is_within_a_thousandth(size: tuple[int, int], dtype: torch.dtype):
+@pytest.mark.parametrize("by_qr", [True, False])
+def test_the_norm_of_a_draw_is_within_a_thousandth(size: tuple[int, int], dtype: torch.dtype, by_qr: bool):
     for seed in range(5):
         matrix = np.random.default_rng(seed).normal(size=size)
-        found, true = draw_norm(torch.from_numpy(matrix).to(dtype)).item(), spectral(matrix)
+        stack, true = torch.from_numpy(matrix).to(dtype)[None], spectral(matrix)
+        found = largest_singular_values(stack, block=DRAW_BLOCK, steps=DRAW_STEPS, by_qr=by_qr).item()
         assert true * (1 - 1e-3) <= found <= true * (1 + (1e-6 if dtype == torch.float32 else 1e-13))
 
 
 @profile(deadline=None, max_examples=80)
 @given(
-    rows=st.integers(1, 24),
-    columns=st.integers(1, 24),
+    rows=st.integers(1, 48),
+    columns=st.integers(1, 48),
     singular=st.lists(st.sampled_from([0.0, 1e-12, 1e-3, 0.5, 1.0, 1.0, 30.0]), min_size=3, max_size=3),
     decay=st.floats(0.01, 1),
     seed=st.integers(0, 100),
     budget=st.sampled_from([(BLOCK, STEPS), (DRAW_BLOCK, DRAW_STEPS)]),
+    by_qr=st.booleans(),
 )
-def test_a_largest_singular_value_is_never_above_the_true_one(rows, columns, singular, decay, seed, budget):
+def test_a_largest_singular_value_is_never_above_the_true_one(rows, columns, singular, decay, seed, budget, by_qr):
     rng, rank = np.random.default_rng(seed), min(rows, columns)
     spectra = np.array([scale * decay ** np.arange(rank) for scale in singular])
     left = np.linalg.qr(rng.normal(size=(3, rows, rank)))[0]
     right = np.linalg.qr(rng.normal(size=(3, columns, rank)))[0]
     matrices = left * spectra[:, None] @ right.swapaxes(1, 2)
-    found = largest_singular_values(torch.from_numpy(matrices), block=budget[0], steps=budget[1]).numpy()
+
+    def largest(stack: np.ndarray) -> np.ndarray:
+        return largest_singular_values(torch.from_numpy(stack), block=budget[0], steps=budget[1], by_qr=by_qr).numpy()
+
+    found = largest(matrices)
     true = np.array([spectral(matrix) for matrix in matrices])
     assert (found <= true * (1 + 1e-12)).all()
     assert (found >= true * (1 - 1e-3)).all()
-    alone = [
-        largest_singular_values(torch.from_numpy(m[None]), block=budget[0], steps=budget[1]).item() for m in matrices
-    ]
+    alone = [largest(m[None]).item() for m in matrices]
     np.testing.assert_allclose(alone, found, rtol=1e-12)
 
 
