@@ -60,6 +60,7 @@ def fraction(width: int, *, device: str = "cuda", seconds: float = 1.0) -> dict[
     width in full float32."""
     settings = trials_of(NARROW, encoder__width=width, encoder__depth=2, data__samples=width, seed=0)[0].settings
     experiment = load_experiment(NARROW, overrides=["budget.steps=20"])
+    train_lane([settings], slots=1, experiment=experiment, device=device)  # loads what a worker keeps for all its lanes
     lane = train_lane([settings], slots=1, experiment=experiment, as_if=STEPS, device=device)
     work = flops_per_step(settings) * (STEPS + 1)
     a, b = torch.randn(2, width, width, device=device).unbind()

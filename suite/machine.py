@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import socket
+import subprocess
+import sys
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +29,9 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _accelerator() -> str:
+    names = set() if "torch" in sys.modules or version("torch").endswith("+cpu") else set(gpu_names())
+    if len(names) == 1:
+        return names.pop()  # torch takes seconds to load, and a driver needs it for nothing else
     import torch
 
     if not torch.cuda.is_available():
@@ -34,6 +40,15 @@ def _accelerator() -> str:
             "or use --set resources.gpus=0"
         )
     return str(torch.cuda.get_device_name())
+
+
+def gpu_names() -> list[str]:
+    """Names of this machine's GPUs, as NVIDIA's driver has them; none without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return asked.stdout.strip().splitlines() if asked.returncode == 0 else []
 
 
 def _processor() -> str:
