@@ -1,6 +1,6 @@
 """On a GPU: the narrow sweep against its trials one at a time, and the float32 fraction of the GEMM ceiling.
 
-`python -m benchmarks.gpu` says so where there is no GPU, and measures nothing.
+Where there is no GPU, `python -m benchmarks.gpu` says so and measures nothing; earlier figures stay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from benchmarks import pair
 from benchmarks.command import run_sweep, setting
 from benchmarks.lane import train_lane
-from benchmarks.saved import NARROW, asked_quick, save
+from benchmarks.saved import FULL, NARROW, asked_quick, read, save
 from benchmarks.starts import start_of, trials_of
 from suite.loading import load_experiment
 from suite.training.arithmetic import flops_per_step
@@ -31,7 +31,9 @@ def main() -> None:
     """What there is to measure."""
     quick = asked_quick(__doc__)
     if not torch.cuda.is_available():
-        save("gpu", {"device": None}, quick=quick)
+        if quick or not read(FULL).get("gpu", {}).get("device"):
+            save("gpu", {"device": None}, quick=quick)
+        print("gpu: torch sees none on this machine", flush=True)
         return
     shrunk = {"seed": "{range: 2}", "budget__steps": 50} if quick else {}
     figures: dict[str, Any] = {"device": torch.cuda.get_device_name(), "narrow": narrow(shrunk, 50 if quick else STEPS)}
