@@ -40,7 +40,10 @@ class Evidence:
     """Why the prediction does not apply here; empty if it does."""
     num_trials: int = 0
     points: pd.DataFrame | None = field(default=None, repr=False, compare=False)
-    """What is estimated from: columns `x`, `y`, and `trial_id` or `seed`."""
+    """What is estimated from: columns `x`, `y`, those of `trial_id` or `seed` if known, and `low` and `high` where a
+    point has an interval of its own."""
+    is_level: bool = False
+    """Whether the estimate is a level of `y`, and not its slope against `x`."""
     fit: Fit | None = field(default=None, repr=False, compare=False)
     """The law through the points, if one was fitted."""
     variable: str = "width"

@@ -12,6 +12,8 @@ from analysis.laws_of_sweep import number
 from analysis.ledger import Evidence, Verdict
 
 MOST_PANELS = 6
+ESTIMATE = "#0173b2"
+"""Colour of estimates."""
 
 
 def evidence_figure(verdict: Verdict) -> Figure | None:
@@ -24,13 +26,44 @@ def evidence_figure(verdict: Verdict) -> Figure | None:
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.9 * columns, 3.1 * rows), squeeze=False)
     for ax, evidence in zip(axes.flat, shown, strict=False):
-        _panel(ax, evidence)
+        (_level_panel if evidence.is_level else _slope_panel)(ax, evidence)
     for ax in list(axes.flat)[len(shown) :]:
         ax.set_axis_off()
     return figure
 
 
-def _panel(ax: Axes, evidence: Evidence) -> None:
+def _level_panel(ax: Axes, evidence: Evidence) -> None:
+    """What the points say of a level: a line with the band of its interval, dashed the limits of the range."""
+    points = evidence.points
+    assert points is not None
+    ax.scatter(points.x, points.y, color="0.25", s=14, alpha=0.6, linewidths=0, zorder=3)
+    if "low" in points:
+        ax.vlines(points.x, points.low, points.high, color="0.25", linewidth=1)
+    interval = f" [{number(evidence.low)}, {number(evidence.high)}]" if evidence.low < evidence.high else ""
+    ax.axhline(evidence.value, color=ESTIMATE, label=f"{number(evidence.value)}{interval}")
+    ax.axhspan(evidence.low, evidence.high, color=ESTIMATE, alpha=0.18, linewidth=0)
+    for index, limit in enumerate(limit for limit in evidence.expected or () if np.isfinite(limit)):
+        label = f"expected {range_words(evidence.expected)}" if index == 0 else None
+        ax.axhline(limit, color="0.5", linestyle="--", linewidth=1, label=label)
+    is_wide = points.x.min() > 0 and points.x.max() >= 8 * points.x.min()
+    ax.set(xscale="log" if is_wide else "linear", xlabel=evidence.variable, title=wrapped(_shown(evidence)))
+    _mark(ax, evidence)
+    if is_wide:
+        readable_log(ax)
+    ax.legend(fontsize="small")
+
+
+def _mark(ax: Axes, evidence: Evidence) -> None:
+    """Ticks at the values of x, where they are few."""
+    assert evidence.points is not None
+    ticks = sorted(evidence.points.x.unique())
+    if len(ticks) <= 9:
+        ax.set_xticks(ticks, evidence.kinds or [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+
+
+def _slope_panel(ax: Axes, evidence: Evidence) -> None:
+    """The law through the points, or a power of the estimated exponent, and dashed those of the range."""
     points = evidence.points
     assert points is not None
     censored = points["censored"] if "censored" in points else np.zeros(len(points), dtype=bool)
@@ -46,15 +79,12 @@ def _panel(ax: Axes, evidence: Evidence) -> None:
         middle, low, high = (
             _through_the_middle(points, grid, s) for s in (evidence.value, evidence.low, evidence.high)
         )
-    ax.plot(grid, middle, color="#0173b2", label=label)
-    ax.fill_between(grid, low, high, color="#0173b2", alpha=0.18, linewidth=0)
+    ax.plot(grid, middle, color=ESTIMATE, label=label)
+    ax.fill_between(grid, low, high, color=ESTIMATE, alpha=0.18, linewidth=0)
     if evidence.expected is not None:
         _expected(ax, evidence, grid)
     ax.set(xscale="log", yscale="log", xlabel=evidence.variable, title=wrapped(_shown(evidence)))
-    ticks = sorted(points.x.unique())
-    if len(ticks) <= 9:
-        ax.set_xticks(ticks, evidence.kinds or [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
+    _mark(ax, evidence)
     readable_log(ax)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -116,14 +117,20 @@ def similarity(results: Results) -> Iterator[Evidence]:
         yield Evidence(what=what, reason="too few times or seeds at which both were measured")
         return
     above = (0.0, INFINITY)
-    yield mean_over_seeds(last.log_ratio, last, f"{what}, logarithm of it at the last common time", above)
+    found = mean_over_seeds(last.log_ratio, last, f"{what}, logarithm of it at the last common time", above)
+    yield replace(found, points=_against_width(last, last.log_ratio), is_level=True)
     growth = pd.DataFrame(
         [
-            {"seed": key[1], "slope": np.polyfit(np.log(cell.time), cell.log_ratio, 1)[0]}
+            {WIDTH: key[0], "seed": key[1], "slope": np.polyfit(np.log(cell.time), cell.log_ratio, 1)[0]}
             for key, cell in wide.groupby([WIDTH, "seed"])
         ]
     )
-    yield mean_over_seeds(growth.slope, growth, f"slope in time of the logarithm of the {what}", above)
+    found = mean_over_seeds(growth.slope, growth, f"slope in time of the logarithm of the {what}", above)
+    yield replace(found, points=_against_width(growth, growth.slope), is_level=True)
+
+
+def _against_width(rows: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({"x": rows[WIDTH].astype(float), "y": values, "seed": rows.seed})
 
 
 @predicts("twin", "arXiv 1902.06720")

@@ -34,7 +34,18 @@ def descent(results: Results) -> Iterator[Evidence]:
         return
     most = float(clean.slack.max())
     what = "largest slack of the trials without a violation"
-    yield Evidence(what=what, value=most, low=most, high=most, expected=(-INFINITY, 1.0), num_trials=len(clean))
+    points = pd.DataFrame({"x": clean[WIDTH].astype(float), "y": clean.slack, "trial_id": clean.trial_id})
+    bound = (-INFINITY, 1.0)
+    yield Evidence(
+        what=what,
+        value=most,
+        low=most,
+        high=most,
+        expected=bound,
+        num_trials=len(clean),
+        points=points,
+        is_level=True,
+    )
 
 
 @predicts("time-eps", WEN)
@@ -53,8 +64,17 @@ def time_eps(results: Results) -> Iterator[Evidence]:
         yield Evidence(what=what, reason="no trial of gradient descent in the descent regime passed a threshold")
         return
     most = float(share.max())
-    counted = passed.trial_id.nunique()
-    yield Evidence(what=what, value=most, low=most, high=most, expected=(-INFINITY, 1.0), num_trials=counted)
+    yield Evidence(
+        what=what,
+        value=most,
+        low=most,
+        high=most,
+        expected=(-INFINITY, 1.0),
+        num_trials=passed.trial_id.nunique(),
+        points=pd.DataFrame({"x": passed.epsilon, "y": share, "trial_id": passed.trial_id}),
+        is_level=True,
+        variable="ε",
+    )
 
 
 @predicts("rate", WEN)
@@ -63,6 +83,7 @@ def rate(results: Results) -> Iterator[Evidence]:
     trials = chosen_trials(results, "descent")
     curves = dict(iter(results.records.groupby("trial_id", sort=False)))
     found = {i: [s for s in segments(curves[i]) if not s.violates] for i in trials.trial_id if i in curves}
+    widths = trials.set_index("trial_id")[WIDTH].astype(float)
     for title, pick in (("first", 0), ("last", -1)):
         slopes = pd.Series({i: pieces[pick].slope for i, pieces in found.items() if pieces}, dtype=float)
         what = f"slope of min G in T on the {title} piece of a curve, median over trials, with the middle 95% of them"
@@ -70,7 +91,17 @@ def rate(results: Results) -> Iterator[Evidence]:
             yield Evidence(what=what, reason="no curve of a trial in the descent regime is long enough")
             continue
         low, middle, high = np.quantile(slopes, [0.025, 0.5, 0.975])
-        yield Evidence(what=what, value=float(middle), low=float(low), high=float(high), num_trials=len(slopes))
+        at = widths.loc[slopes.index].to_numpy()
+        points = pd.DataFrame({"x": at, "y": slopes.to_numpy(), "trial_id": slopes.index})
+        yield Evidence(
+            what=what,
+            value=float(middle),
+            low=float(low),
+            high=float(high),
+            num_trials=len(slopes),
+            points=points,
+            is_level=True,
+        )
 
 
 @predicts("width-floor", WEN)
@@ -93,7 +124,17 @@ def width_floor(results: Results) -> Iterator[Evidence]:
         rises = len(above) > 1 and all(a[2] < b[1] for a, b in pairwise(above))
         word: Word = "consistent" if not above or falls else "inconsistent" if rises else "undecided"
         counted = part.trial_id.nunique()
-        yield Evidence(what=what, value=value, low=low, high=high, decided=word, num_trials=counted)
+        points = pd.DataFrame([(width, *floor) for width, floor in levels], columns=["x", "y", "low", "high"])
+        yield Evidence(
+            what=what,
+            value=value,
+            low=low,
+            high=high,
+            decided=word,
+            num_trials=counted,
+            points=points,
+            is_level=True,
+        )
 
 
 def _floor(curve: pd.DataFrame) -> tuple[float, float, float] | None:
@@ -214,7 +255,9 @@ def angles(results: Results) -> Iterator[Evidence]:
         layer = int((mine.mean() - 1).abs().idxmax())
         width = f"width {part[WIDTH].iloc[0]:.0f}, depth {depth}"
         words = f"{what}, {width}, at its farthest layer ({layer % 100 + 1})"
-        yield mean_over_seeds(mine[layer], part, words, (1 - ANGLE_ERROR, 1 + ANGLE_ERROR))
+        found = mean_over_seeds(mine[layer], part, words, (1 - ANGLE_ERROR, 1 + ANGLE_ERROR))
+        points = mine.melt(var_name="x", value_name="y").assign(x=lambda rows: rows.x.astype(float) % 100 + 1)
+        yield replace(found, points=points, is_level=True, variable="layer, of both towers")
 
 
 def _angle_ratios(measured: object) -> dict[int, float]:

@@ -141,6 +141,27 @@ def test_a_verdict_follows_from_the_truth(name: str, settings: dict, word: str):
     assert verdict(sweep(**settings), name) == word
 
 
+LEVELS_OF = {  # the estimate as it follows from the points
+    "descent": lambda y: y.max(),
+    "time-eps": lambda y: y.max(),
+    "rate": lambda y: y.median(),
+    "angles": lambda y: y.mean(),
+    "width-floor": lambda y: y.max(),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS_OF)
+def test_a_level_is_drawn_through_its_points(name: str):
+    (found,) = judge(sweep(), [name])
+    figure = evidence_figure(found)
+    for ax, evidence in zip(figure.axes, found.evidence, strict=True):
+        assert evidence.value == pytest.approx(LEVELS_OF[name](evidence.points.y), rel=1e-9)
+        (line,) = [line for line in ax.lines if line.get_linestyle() == "-"]
+        assert line.get_ydata() == pytest.approx([evidence.value] * 2)
+        limits = [] if evidence.expected is None else [e for e in evidence.expected if math.isfinite(e)]
+        assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"] == limits
+
+
 def test_a_coupling_is_compared_with_joint_training_unless_none_of_its_trials_got_there():
     joint = sweep()
     found = {}
