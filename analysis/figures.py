@@ -36,6 +36,8 @@ from analysis.thresholds import stationary_shares
 
 MOST_GROUPS = 8
 """Panels or colours in one figure, at most."""
+MOST_ENTRIES = 10
+"""Of a legend for each row of panels, where values are numbers: colours between them are easily guessed."""
 MARKERS = "osD^vPX*"
 MOST_MARKS = 2000
 """Marks in one figure that are drawn as shapes in SVG and PDF; more become a picture in each panel, so that files stay
@@ -147,9 +149,17 @@ def curves(results: Results) -> Figure | None:
         pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes.flat]
         handles = {text: handle for pair in pairs for handle, text in pair}
         texts = [text for text in scale.words if text in handles]
+        texts = spread_out(texts, MOST_ENTRIES * height) if scale.is_numeric else texts
         title = short(scale.axis)
         figure.legend([handles[text] for text in texts], texts, title=title, loc="outside right center")
     return figure
+
+
+def spread_out(texts: list[str], most: int) -> list[str]:
+    """At most so many of the texts, evenly spaced, with the first and the last."""
+    if len(texts) <= most:
+        return texts
+    return [texts[round(index * (len(texts) - 1) / (most - 1))] for index in range(most)]
 
 
 def _along(scale: Scale | None, part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -94,7 +94,11 @@ class Fit:
         return np.exp(self.unit + LAWS[self.law].log_median(self.theta, log_columns(table, self.x)))
 
     def interval(self, table: pd.DataFrame | Mapping[str, Any], confidence: float = 0.95) -> tuple[Array, Array]:
-        """Interval of the median of y at each row of x, by the delta method in log y: (n,), (n,)."""
+        """Interval of the median of y at each row of x, by the delta method in log y: (n,), (n,).
+
+        It is finite also where `message` says that the rows leave a parameter open: a median may be known where the
+        parameters are not, but beyond the rows such an interval is too narrow.
+        """
         check_confidence(confidence)
         log_x = log_columns(table, self.x)
         law = LAWS[self.law]
@@ -159,7 +163,7 @@ def fit_law(
     """
     form = law_named(law)
     check_confidence(confidence)
-    _check_options(times, tuning, bootstrap)
+    _check_options(times, censored, tuning, bootstrap)
     names, y = _variables(frame, x, y)
     cluster = _cluster_column(frame, cluster)
     censored = resolve(frame, censored) if censored is not None else None
@@ -215,10 +219,12 @@ def _in_unit(estimate: Estimate, parameter: Parameter, unit: float) -> Estimate:
         return Estimate(*ends)
 
 
-def _check_options(times: Times, tuning: float, bootstrap: int) -> None:
+def _check_options(times: Times, censored: str | None, tuning: float, bootstrap: int) -> None:
     """Raise ValueError for one that means nothing."""
     if times not in DENSITIES:
         raise ValueError(f"times is {times!r}; there are {', '.join(DENSITIES)}")
+    if times != "log-normal" and censored is None:
+        raise ValueError(f"times is {times!r}, of which only censored rows tell: name the column that says which are")
     if not tuning > 0:
         raise ValueError(f"tuning is {tuning}; Huber's constant is > 0, such as {EFFICIENT}, or inf for least squares")
     if bootstrap and bootstrap < FEWEST_TABLES:

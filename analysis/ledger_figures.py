@@ -46,7 +46,7 @@ def _level_panel(ax: Axes, evidence: Evidence) -> None:
         label = f"expected {range_words(evidence.expected)}" if index == 0 else None
         ax.axhline(limit, color="0.5", linestyle="--", linewidth=1, label=label)
     is_wide = points.x.min() > 0 and points.x.max() >= 8 * points.x.min()
-    ax.set(xscale="log" if is_wide else "linear", xlabel=evidence.variable, title=wrapped(_shown(evidence)))
+    ax.set(xscale="log" if is_wide else "linear", xlabel=evidence.variable, title=wrapped(evidence.what))
     _mark(ax, evidence)
     if is_wide:
         readable_log(ax)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from analysis.descent import descent_frame, descent_sentences
-from analysis.end_points import end_points, examined, unstable_words
+from analysis.end_points import end_points, unstable_words
 from analysis.frames import ENDED, Results, load_results, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
 from analysis.layout import groups, main_axes, word
@@ -51,123 +50,22 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
     fits = fit_sweep(results)
     write_fits(fits, results.folder / "fits.json", command=command)
     figures = results.folder / "figures"
-    pictures = unless_kept(results, figures, lambda: draw_figures(results, fits, figures))
+    pictures = unless_kept(results, figures, partial(_draw, results, fits, figures))
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return Report(path, results, fits)
 
 
+def _draw(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:
+    from analysis.drawings import draw_figures  # which loads what draws: seconds that a kept figure does not cost
+
+    return draw_figures(results, fits, folder)
+
+
 def _repeat(folder: str) -> str:
     """The command that runs a folder's experiment again."""
     return shlex.join(["stillpoint", "run", f"{folder}/experiment.yaml", "--results", folder.rpartition("/")[0] or "."])
-
-
-def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:
-    """Every figure that these results can fill, saved to the folder."""
-    from analysis import figures
-
-    pictures = []
-    with figures.theme():
-        for name, title, caption, draw in _drawings(results, fits):
-            figure = draw()
-            if figure is None:
-                continue
-            figures.save(figure, folder, name)
-            figures.plt.close(figure)
-            pictures.append(Picture.load(folder, name, title, caption))
-    return pictures
-
-
-def _drawings(results: Results, fits: list[SweepFit]) -> list[tuple[str, str, str, Callable[[], Any]]]:
-    from analysis import diagnostics, figures
-
-    scale = figures.layout_of(results).scale
-    axis = "seed" if scale is None else short(scale.axis)
-    below = results.experiment["stationary_below"]
-    final = f"scaled G ≤ {below:g} at the end"
-    settled = f"that the certificate calls stationary ({final})" if len(examined(results)) else f"with {final}"
-    passed = figures.shown_threshold(results, fits).condition if len(results.passages) else "G ≤ ε"
-    seeds = results.trials["seed"].nunique()
-    spread = f"median and range of {seeds} seeds" if seeds > 1 else "one seed"
-    lines = "; lines join medians of trials that got there" if scale is None or scale.is_numeric else ""
-    hidden = figures.num_hidden_groups(results)
-    note = f" Shown are the first {figures.MOST_GROUPS} of {figures.MOST_GROUPS + hidden} groups." if hidden else ""
-    return [
-        (
-            "shares",
-            f"Who becomes stationary, by {axis}",
-            f"Left: share of trials {settled}, with its Wilson 95% interval. Right: share "
-            f"of steps that lowered the loss by less than half of the promise: {spread}.{note}",
-            lambda: figures.shares(results),
-        ),
-        (
-            "descent",
-            "Descent and stationarity",
-            "Final scaled G against the share of steps that lowered the loss by less than half of the promise, one "
-            "mark per trial, those with a share of exactly 0 side by side in the grey band; dotted is the level "
-            f"{below:g}, dashed the limit of the descent regime. {_descent(results)}",
-            lambda: figures.descent(results),
-        ),
-        (
-            "passages",
-            f"Time to stationarity against {axis}",
-            f"Steps until scaled {passed} for the first time, one mark per trial{lines}. Open triangles are trials "
-            f"that did not get there within their budget, at the step where they ended.{note}",
-            lambda: figures.passages(results, fits),
-        ),
-        (
-            "laws",
-            "Fitted laws",
-            "Dots are the trials that are fitted, open triangles those that were not there yet. Bands are 95% "
-            f"intervals of the fitted median.{_left_out(fits)}",
-            lambda: figures.laws(results, fits),
-        ),
-        (
-            "residuals",
-            "What the laws leave over",
-            "Logarithm of measured over fitted, one mark per trial, open triangles where only a lower bound is known; "
-            "the line joins medians, the grey band holds 95% of normal residuals. A line that bends away from 0 is a "
-            "law of the wrong form.",
-            lambda: diagnostics.residuals(results, fits),
-        ),
-        (
-            "unreached",
-            f"What was not reached in time, by {axis}",
-            f"Share of the trials that ended whose scaled G never came below ε, for every ε that is looked at.{note}",
-            lambda: diagnostics.unreached(results),
-        ),
-        (
-            "curves",
-            f"Scaled gradient norm along training, by {axis}",
-            f"Scaled squared gradient norm G at recorded steps: {spread}; one that stopped early keeps its last value. "
-            f"The dotted line is the level {below:g} under which a trial counts as stationary.{note}",
-            lambda: figures.curves(results),
-        ),
-        (
-            "displacement",
-            f"Displacement against {axis}",
-            "Frobenius distance of all trained weights from their draw at the end of training, one mark per trial; "
-            f"slopes are those of trials in the descent regime, with 95% intervals.{note}",
-            lambda: figures.displacement(results),
-        ),
-    ]
-
-
-def _descent(results: Results) -> str:
-    """What the figure shows, in numbers."""
-    drawn = descent_frame(results)
-    absent = len(results.trials[results.trials.status.isin(ENDED)]) - len(drawn)
-    missing = f" Not drawn: {absent} that diverged or were not judged." if absent else ""
-    return descent_sentences(drawn) + missing if len(drawn) else ""
-
-
-def _left_out(fits: list[SweepFit]) -> str:
-    """How many laws the figure has no room for."""
-    from analysis import figures
-
-    titles = figures.drawn_laws(fits)
-    return f" Shown are {figures.MOST_GROUPS} of {len(titles)}." if len(titles) > figures.MOST_GROUPS else ""
 
 
 def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, command: str) -> str:

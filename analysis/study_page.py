@@ -9,11 +9,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from analysis.drawings import draw_figures
 from analysis.frames import Results, load_results
 from analysis.laws_of_sweep import fit_sweep, number
 from analysis.ledger import Evidence, Verdict, judge, ledger
 from analysis.ledger_figures import evidence_figure, range_words
-from analysis.report import draw_figures
 
 SHOWN = ("shares", "passages", "curves")
 """Figures of a sweep's report that the page shows beside those of its verdicts."""

@@ -487,3 +487,13 @@ def test_a_law_is_evaluated_at_distinct_x_alone(law: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(LAWS[law]), "jacobian", counted)
     fit_law(frame, law=law, y="y", x="width")
     assert sum(count > 4 for count in rows) < 10 < len(rows)
+
+
+def test_a_bootstrap_is_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = sweep("power", np.random.default_rng(0))
+    limits = []
+    for cores in (1, 3):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        limits.append(fit(frame, "power", bootstrap=100).parameters)
+    assert limits[0] == limits[1]
+    assert limits[0] != fit(frame, "power").parameters

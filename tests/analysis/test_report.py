@@ -442,3 +442,12 @@ def test_a_figure_is_laid_out_once_for_all_its_files(tmp_path: Path, monkeypatch
         figures.plt.close(figure)
     assert times == [1]
     assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".pdf"}
+
+
+def test_a_legend_of_many_numbers_keeps_the_first_and_the_last():
+    texts = [str(number) for number in range(49)]
+    shown = figures.spread_out(texts, 10)
+    assert len(shown) == 10
+    assert (shown[0], shown[-1]) == ("0", "48")
+    assert shown == sorted(set(shown), key=int)
+    assert figures.spread_out(texts, 49) == texts

@@ -76,6 +76,7 @@ def test_several_laws_are_compared_on_the_same_rows(mine: Terminal):
         (("mine.csv", "--censored", "kind"), "'kind' must be true or false"),
         (("mine.csv", "--law", "powr"), "there is no law 'powr'; there are multiplicative, power"),
         (("mine.csv", "--times", "cauchy"), "there are log-normal, weibull"),
+        (("mine.csv", "--times", "weibull"), "times is 'weibull', of which only censored rows tell"),
         (("mine.csv", "--bootstrap", "-1"), "bootstrap is -1 tables; percentiles need 100 or more"),
         (("holes.csv",), "'T' is empty (NaN) in 1 of"),
         (("infinite.csv",), "'T' is infinite in 1 of"),
