@@ -140,3 +140,20 @@ def unstable_words(results: Results) -> str | None:
         return None
     known = results.trials.unstable.dropna().astype(bool)
     return f"{known.sum()} of {len(known)} ({known.mean():.0%})" if known.any() else None
+
+
+def cut_short_words(results: Results) -> str | None:
+    """How many trials were stopped at a small G that is still too large a share of their largest; None where none was.
+
+    It counts as a flat start, which it may not be: the two levels and the stop do not fit together.
+    """
+    trials, relative = examined(results), results.experiment.get("stationary_below_relative")
+    if trials.empty or "ended_by" not in trials or relative is None:
+        return None
+    cut = int(((trials.kind == "flat-start") & (trials.ended_by == "stop_below")).sum())
+    if not cut:
+        return None
+    return (
+        f"stop_below ended {cut} of the flat starts before G could fall to {relative:g} of its largest: "
+        "a smaller budget.stop_below trains them on, a larger stationary_below_relative counts them"
+    )

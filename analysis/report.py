@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis.end_points import end_points, unstable_words
+from analysis.end_points import cut_short_words, end_points, unstable_words
 from analysis.frames import ENDED, Results, load_results, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
 from analysis.layout import groups, main_axes, word
@@ -87,6 +87,7 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
         num_judged=len(judged(results)),
         points=end_points(results),
         unstable=unstable_words(results),
+        cut_short=cut_short_words(results),
         laws=[law_row(fitted) for fitted in fits],
         pictures=pictures,
         failures=_failures(results.trials),

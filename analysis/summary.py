@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from analysis.end_points import end_points_line
+from analysis.end_points import cut_short_words, end_points_line
 from analysis.laws_of_sweep import SweepFit, interval, number
 from analysis.report import Report, share_table
 from analysis.thresholds import thresholds
@@ -30,6 +30,8 @@ def print_summary(report: Report, console: Console) -> None:
             table.add_row(title, *["" if cell is None else f"{cell[0]}/{cell[1]}" for cell in cells])
         console.print(table)
     if (line := end_points_line(results)) is not None:
+        console.print(line, highlight=False, markup=False)
+    if (line := cut_short_words(results)) is not None:
         console.print(line, highlight=False, markup=False)
     for threshold in thresholds(results):
         console.print(threshold.sentence(), highlight=False, markup=False)

@@ -43,7 +43,8 @@ def train(yaml: str, folder: Path) -> Path:
         for name in Attempt(order, report=lambda progress: None, stopping=lambda: False).run().commits:
             results.take(name)
     results.judge(experiment.levels)
-    described = experiment.model_dump(include={"name", "description", "stationary_below", "budget", "laws"})
+    told = {"name", "description", "stationary_below", "stationary_below_relative", "budget", "laws"}
+    described = experiment.model_dump(include=told)
     metadata = {"axes": swept_paths(experiment), "experiment": described | {"sweep_id": "5eed"}}
     results.merge(trials, metadata=metadata, closing_epoch=1)
     return results.folder.root

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from analysis.end_points import KINDS, NOT_STATIONARY, STATIONARY, end_points, end_points_line
+from analysis.end_points import KINDS, NOT_STATIONARY, STATIONARY, cut_short_words, end_points, end_points_line
 from analysis.frames import Results
 from analysis.report import write_report
 from analysis.summary import print_summary
@@ -130,3 +130,25 @@ def test_the_report_and_the_terminal_tell_what_the_results_have(
         assert "Unstable: 1 of 1 (100%)" in page
     assert "<script" not in page
     assert (folder / "figures" / "descent.svg").exists() == (case != "none")
+
+
+def test_trials_that_were_stopped_before_they_could_pass_the_relative_level_are_told():
+    found = sweep(["flat-start", "flat-start", "undetermined", "not-stationary"], encoder__width=[8, 8, 8, 8])
+    found.experiment["stationary_below_relative"] = 0.01
+    assert cut_short_words(found) is None  # results that do not say why trials ended
+    found.trials["ended_by"] = ["steps", "steps", "stop_below", "steps"]
+    assert cut_short_words(found) is None
+    found.trials["ended_by"] = ["stop_below", "steps", "stop_below", "steps"]
+    assert cut_short_words(found).startswith(
+        "1 flat-start trials were stopped by stop_below before G could fall to 0.01"
+    )
+
+
+def test_a_level_that_a_trial_cannot_reach_before_it_stops_is_told_on_both_pages(trained: Callable[[str], Path]):
+    long = SWEEP.replace("kinds", "unfit").replace("60", "600").replace("[8, 16, 32]", "[128]")
+    report = write_report(trained(long + "stationary_below_relative: 1.0e-4\n"), command="x")
+    words = "of the flat starts before G could fall to 0.0001 of its largest"
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_summary(report, console)
+    assert words in " ".join(console.export_text().split())
+    assert words in report.path.read_text()
