@@ -139,9 +139,7 @@ def test_trials_that_were_stopped_before_they_could_pass_the_relative_level_are_
     found.trials["ended_by"] = ["steps", "steps", "stop_below", "steps"]
     assert cut_short_words(found) is None
     found.trials["ended_by"] = ["stop_below", "steps", "stop_below", "steps"]
-    assert cut_short_words(found).startswith(
-        "1 flat-start trials were stopped by stop_below before G could fall to 0.01"
-    )
+    assert cut_short_words(found).startswith("stop_below ended 1 of the flat starts before G could fall to 0.01")
 
 
 def test_a_level_that_a_trial_cannot_reach_before_it_stops_is_told_on_both_pages(trained: Callable[[str], Path]):
