@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,9 +29,8 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _accelerator() -> str:
-    names = set() if "torch" in sys.modules or version("torch").endswith("+cpu") else set(gpu_names())
-    if len(names) == 1:
-        return names.pop()  # torch takes seconds to load, and a driver needs it for nothing else
+    if (name := _only_gpu()) is not None:
+        return name
     import torch
 
     if not torch.cuda.is_available():
@@ -42,13 +41,18 @@ def _accelerator() -> str:
     return str(torch.cuda.get_device_name())
 
 
-def gpu_names() -> list[str]:
-    """Names of this machine's GPUs, as NVIDIA's driver has them; none without a driver."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    return asked.stdout.strip().splitlines() if asked.returncode == 0 else []
+def _only_gpu() -> str | None:
+    """The name that all GPUs of this machine have, from NVIDIA's driver: torch takes seconds to load, and a driver of
+    sweeps needs it for nothing else. None where torch is there, may see others, or names them otherwise."""
+    if "torch" in sys.modules or version("torch").endswith("+cpu") or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name,mig.mode.current", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = {tuple(row.rsplit(", ", 1)) for row in asked.stdout.strip().splitlines()}
+    return rows.pop()[0] if len(rows) == 1 and "Enabled" not in asked.stdout else None
 
 
 def _processor() -> str:

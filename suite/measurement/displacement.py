@@ -164,6 +164,7 @@ def _extended_by_products(basis: Tensor, rows: Tensor) -> Tensor:
     in the span already gives rows of 0."""
     import torch
 
+    rows = rows / rows.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     start, size = basis.shape[1], torch.linalg.vector_norm(rows, dim=2, keepdim=True)
     least = torch.finfo(rows.dtype).eps * size
     extended = torch.cat([basis, torch.zeros_like(rows)], dim=1)

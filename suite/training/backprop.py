@@ -233,7 +233,7 @@ def _blocks(gradient: Tensor) -> list[slice]:
 
 
 class SquareSums:
-    """A call puts the squared Frobenius norm of each slot's part of a stack (S, ...) into `out` (S,), or adds it."""
+    """A call puts the squared Frobenius norm of each slot's part of a stack (S, a, ...) into `out` (S,), or adds it."""
 
     def __init__(self, stack: Tensor, out: Tensor, *, adds: bool = False) -> None:
         self._stack, self._out, self._adds = stack, out, adds

@@ -69,5 +69,5 @@ class Repeated(Generic[Owner]):
 
 @lru_cache
 def _side_stream() -> torch.cuda.Stream:
-    """One for all: for each that it sees, cuBLAS takes 32 MiB and keeps them."""
+    """One for all work before captures: for each that it sees, cuBLAS takes 32 MiB and keeps them."""
     return torch.cuda.Stream()

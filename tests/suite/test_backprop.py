@@ -12,7 +12,7 @@ from losses_by_hand import VARIANTS, label
 from suite.data.digits import Digits
 from suite.data.sphere import Sphere
 from suite.experiment import Budget, Encoder, KeyEncoder, TrialSettings
-from suite.training.backprop import Backprop, move
+from suite.training.backprop import Backprop, SquareSums, move
 from suite.training.couplings import Coupling, Joint, Shared
 from suite.training.lane import Lane
 from suite.training.losses import InfoNCE, Loss, Sigmoid
@@ -156,3 +156,22 @@ def test_plain_descent_makes_no_tensor_of_the_size_of_a_weight(coupling: Couplin
     weight = lane.pair.weights[0]
     size = weight.numel() * weight.element_size()
     assert (largest_made(lane) >= size) == linearized  # which is left to autograd
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("shape", [(1,), (7,), (4, 6), (3, 2, 5)])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_squares_are_summed_of_each_slot_alone(slots: int, shape: tuple[int, ...], adds: bool, is_whole: bool):
+    draws = torch.Generator().manual_seed(0)
+    stack = torch.randn(slots, 2 * shape[0], *shape[1:], generator=draws, dtype=torch.float64)
+    part = stack if is_whole else stack[:, shape[0] :]
+    out = torch.ones(2, slots, dtype=torch.float64)[1]
+    sum_squares = SquareSums(part, out, adds=adds)
+    sum_squares()
+    expected = adds + part.square().flatten(1).sum(1)
+    torch.testing.assert_close(out, expected, rtol=1e-13, atol=0)
+    part[0] = torch.nan
+    sum_squares()
+    assert out[0].isnan()
+    torch.testing.assert_close(out[1:], expected[1:] + adds * (expected[1:] - 1), rtol=1e-13, atol=0)

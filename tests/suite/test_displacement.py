@@ -164,6 +164,17 @@ def test_a_largest_singular_value_is_never_above_the_true_one(rows, columns, sin
     np.testing.assert_allclose(alone, found, rtol=1e-12)
 
 
+@pytest.mark.parametrize("by_qr", [True, False])
+@pytest.mark.parametrize("scale", [1e-16, 1e-14, 1e-12, 1.0, 1e9, 1e15])
+def test_the_largest_singular_value_of_what_is_very_small_or_large(scale: float, by_qr: bool):
+    """In float32 the squares of such numbers are no numbers."""
+    for size in (128, 256):
+        matrix = scale * np.random.default_rng(0).normal(size=(size, size))
+        stack, true = torch.from_numpy(matrix).float()[None], spectral(matrix)
+        found = largest_singular_values(stack, block=DRAW_BLOCK, steps=DRAW_STEPS, by_qr=by_qr).item()
+        assert true * (1 - 1e-3) <= found <= true * (1 + 1e-6)
+
+
 def test_a_weight_that_does_not_move_has_no_displacement():
     settings = TrialSettings(
         data=Sphere(samples=4, input_dim=3), encoder=Encoder(width=2, depth=1, embedding_dim=2), seed=0
