@@ -150,10 +150,10 @@ def cut_short_words(results: Results) -> str | None:
     trials, relative = examined(results), results.experiment.get("stationary_below_relative")
     if trials.empty or "ended_by" not in trials or relative is None:
         return None
-    cut = int(((trials.kind == "flat-start") & (trials.ended_by == "stop_below")).sum())
+    cut = int(((trials.kind == "flat-start") & (trials.ended_by == "stop_below") & (trials.steps > 0)).sum())
     if not cut:
         return None
     return (
         f"stop_below ended {cut} of the flat starts before G could fall to {relative:g} of its largest: "
-        "a smaller budget.stop_below trains them on, a larger stationary_below_relative counts them"
+        "a smaller budget.stop_below trains them on"
     )

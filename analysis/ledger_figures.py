@@ -18,7 +18,7 @@ ESTIMATE = "#0173b2"
 
 def evidence_figure(verdict: Verdict) -> Figure | None:
     """A panel for each piece of evidence that has points; None where none has."""
-    shown = [evidence for evidence in verdict.evidence if evidence.points is not None and len(evidence.points)]
+    shown = [evidence for evidence in verdict.evidence if is_drawn(evidence)]
     if not shown:
         return None
     shown = shown[:MOST_PANELS]
@@ -30,6 +30,11 @@ def evidence_figure(verdict: Verdict) -> Figure | None:
     for ax in list(axes.flat)[len(shown) :]:
         ax.set_axis_off()
     return figure
+
+
+def is_drawn(evidence: Evidence) -> bool:
+    """Whether it has a panel in the figure of its verdict."""
+    return evidence.points is not None and len(evidence.points) > 0 and not evidence.reason
 
 
 def _level_panel(ax: Axes, evidence: Evidence) -> None:
@@ -48,16 +53,14 @@ def _level_panel(ax: Axes, evidence: Evidence) -> None:
     is_wide = points.x.min() > 0 and points.x.max() >= 8 * points.x.min()
     ax.set(xscale="log" if is_wide else "linear", xlabel=evidence.variable, title=wrapped(evidence.what))
     _mark(ax, evidence)
-    if is_wide:
-        readable_log(ax)
     ax.legend(fontsize="small")
 
 
 def _mark(ax: Axes, evidence: Evidence) -> None:
-    """Ticks at the values of x, where they are few."""
+    """Ticks at the values of x, where they are kinds, or few and whole."""
     assert evidence.points is not None
     ticks = sorted(evidence.points.x.unique())
-    if len(ticks) <= 9:
+    if evidence.kinds or (len(ticks) <= 9 and all(float(tick).is_integer() for tick in ticks)):
         ax.set_xticks(ticks, evidence.kinds or [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
 

@@ -117,7 +117,9 @@ def similarity(results: Results) -> Iterator[Evidence]:
         yield Evidence(what=what, reason="too few times or seeds at which both were measured")
         return
     above = (0.0, INFINITY)
-    found = mean_over_seeds(last.log_ratio, last, f"{what}, logarithm of it at the last common time", above)
+    found = mean_over_seeds(
+        last.log_ratio, last, f"{what}, logarithm of it at the last common time, of all widths together", above
+    )
     yield replace(found, points=_against_width(last, last.log_ratio), is_level=True)
     growth = pd.DataFrame(
         [
@@ -125,7 +127,9 @@ def similarity(results: Results) -> Iterator[Evidence]:
             for key, cell in wide.groupby([WIDTH, "seed"])
         ]
     )
-    found = mean_over_seeds(growth.slope, growth, f"slope in time of the logarithm of the {what}", above)
+    found = mean_over_seeds(
+        growth.slope, growth, f"slope in time of the logarithm of the {what}, of all widths together", above
+    )
     yield replace(found, points=_against_width(growth, growth.slope), is_level=True)
 
 

@@ -22,6 +22,9 @@ WEN = "arXiv 2002.06979"
 JOINT_TRIALS = 40
 """Fewest trials that can show a share of 0.9 from below."""
 ANGLE_ERROR = 0.05
+RUNNING_MIN = "running_min_scaled_grad_norm_sq"
+FLOOR_SHARE = 0.5
+"""Of the smallest G seen, below which a floor must end for trials to show that it may be 0."""
 
 
 @predicts("descent", WEN)
@@ -106,7 +109,8 @@ def rate(results: Results) -> Iterator[Evidence]:
 
 @predicts("width-floor", WEN)
 def width_floor(results: Results) -> Iterator[Evidence]:
-    """Wider pairs get closer to G = 0: in min G = E + A T^-a the floor E falls with width, or is 0."""
+    """Wider pairs get closer to G = 0: in min G = E + A T^-a the floor E falls with width, or is 0 with intervals that
+    end below half of the smallest G that was seen."""
     trials = chosen_trials(results, "descent")
     records = results.records[(results.records.step > 0) & results.records.trial_id.isin(trials.trial_id)]
     rows = records.merge(trials[["trial_id", "seed", WIDTH, *other_axes(results, WIDTH)]], on="trial_id")
@@ -120,9 +124,12 @@ def width_floor(results: Results) -> Iterator[Evidence]:
             continue
         above = [floor for _, floor in levels if floor[1] > 0]
         value, low, high = max(floor for _, floor in levels)
+        smallest = part.groupby(WIDTH)[RUNNING_MIN].min()
+        is_low = all(floor[2] <= FLOOR_SHARE * smallest[width] for width, floor in levels)
         falls = len(above) > 1 and all(a[1] > b[2] for a, b in pairwise(above))
         rises = len(above) > 1 and all(a[2] < b[1] for a, b in pairwise(above))
-        word: Word = "consistent" if not above or falls else "inconsistent" if rises else "undecided"
+        settled = falls or (not above and is_low)
+        word: Word = "consistent" if settled else "inconsistent" if rises else "undecided"
         counted = part.trial_id.nunique()
         points = pd.DataFrame([(width, *floor) for width, floor in levels], columns=["x", "y", "low", "high"])
         yield Evidence(
@@ -141,7 +148,7 @@ def _floor(curve: pd.DataFrame) -> tuple[float, float, float] | None:
     """E of the last two decades of a width's curves, with its interval."""
     late = curve[curve.step >= curve.step.max() / 100]
     try:
-        fit = fit_law(late, law="offset-power", y="running_min_scaled_grad_norm_sq", x="step", hold_out=False)
+        fit = fit_law(late, law="offset-power", y=RUNNING_MIN, x="step", hold_out=False)
     except ValueError:
         return None
     offset = fit.parameters["E"]
@@ -160,11 +167,33 @@ def coupling(results: Results) -> Iterator[Evidence]:
     what = "share of the jointly trained pairs in the descent regime that become stationary, with Wilson's interval"
     reason = "" if len(joint) >= JOINT_TRIALS else f"{len(joint)} such trials; it needs {JOINT_TRIALS}"
     share = settled / len(joint) if len(joint) else float("nan")
+    in_regime = trials.descent_regime.fillna(False).astype(bool)
+    points, kinds = _shares(trials[in_regime], names[in_regime])
     yield Evidence(
-        what=what, value=share, low=low, high=high, expected=(0.9, 1.0), num_trials=len(joint), reason=reason
+        what=what,
+        value=share,
+        low=low,
+        high=high,
+        expected=(0.9, 1.0),
+        num_trials=len(joint),
+        reason=reason,
+        points=points,
+        is_level=True,
+        variable="coupling",
+        kinds=kinds,
     )
     if axis is not None:
         yield from _contrasts(results, axis)
+
+
+def _shares(trials: pd.DataFrame, names: pd.Series) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Share of stationary trials of each coupling with Wilson's interval, in the order of the names given back."""
+    settled = trials.stationary.fillna(False).astype(bool).groupby(names.to_numpy()).agg(["sum", "count"])
+    order = (
+        ["joint", *(name for name in settled.index if name != "joint")] if "joint" in settled.index else settled.index
+    )
+    rows = [(x, k / n, *wilson_interval(k, n)) for x, (k, n) in enumerate(settled.loc[list(order)].to_numpy(), start=1)]
+    return pd.DataFrame(rows, columns=["x", "y", "low", "high"]), tuple(map(str, order))
 
 
 def _contrasts(results: Results, axis: str) -> Iterator[Evidence]:
@@ -192,7 +221,8 @@ def _contrasts(results: Results, axis: str) -> Iterator[Evidence]:
 
 @predicts("threshold", "no exponent is predicted")
 def threshold(results: Results) -> Iterator[Evidence]:
-    """The width m*(n) from which on 90% of trials are stationary grows with the number of samples."""
+    """The width m*(n) from which on 90% of trials are stationary grows with the number of samples; where depth is
+    swept instead, how it goes with that is reported."""
     other = next((axis for name in ("samples", "depth") if (axis := results.axis(name)) is not None), None)
     what = "power with which the width from which on 90% of trials are stationary grows"
     if other is None or WIDTH not in results.axes:
@@ -202,6 +232,9 @@ def threshold(results: Results) -> Iterator[Evidence]:
     brackets = {value: _bracket(part) for value, part in shares.groupby(other)}
     known = {float(str(value)): bracket for value, bracket in brackets.items() if bracket is not None}
     what += f" with {short(other)}, least and most that the widths tried allow"
+    if 2 <= len(known) < len(brackets):
+        open_ended = ", ".join(f"{float(str(value)):g}" for value in brackets if float(str(value)) not in known)
+        what += f"; left out: {short(other)} {open_ended}, whose width is outside those tried"
     if len(known) < 2:
         lacking = "a width that is stationary and a smaller one that is not are there for fewer than two values"
         yield Evidence(what=what, reason=lacking)
@@ -254,10 +287,11 @@ def angles(results: Results) -> Iterator[Evidence]:
         mine = ratios.loc[part.index].dropna(axis=1)
         layer = int((mine.mean() - 1).abs().idxmax())
         width = f"width {part[WIDTH].iloc[0]:.0f}, depth {depth}"
-        words = f"{what}, {width}, at its farthest layer ({layer % 100 + 1})"
+        tower = "key" if layer >= 100 else "query"
+        words = f"{what}, {width}, at its farthest layer ({layer % 100 + 1} of the {tower} tower)"
         found = mean_over_seeds(mine[layer], part, words, (1 - ANGLE_ERROR, 1 + ANGLE_ERROR))
-        points = mine.melt(var_name="x", value_name="y").assign(x=lambda rows: rows.x.astype(float) % 100 + 1)
-        yield replace(found, points=points, is_level=True, variable="layer, of both towers")
+        points = pd.DataFrame({"x": part.seed.astype(float), "y": mine[layer], "trial_id": part.trial_id})
+        yield replace(found, points=points, is_level=True, variable="seed")
 
 
 def _angle_ratios(measured: object) -> dict[int, float]:

@@ -10,10 +10,11 @@ import jinja2
 import numpy as np
 
 from analysis.drawings import draw_figures
+from analysis.end_points import cut_short_words
 from analysis.frames import Results, load_results
 from analysis.laws_of_sweep import fit_sweep, number
 from analysis.ledger import Evidence, Verdict, judge, ledger
-from analysis.ledger_figures import evidence_figure, range_words
+from analysis.ledger_figures import evidence_figure, is_drawn, range_words
 
 SHOWN = ("shares", "passages", "curves")
 """Figures of a sweep's report that the page shows beside those of its verdicts."""
@@ -38,6 +39,11 @@ class Sweep:
         """Trials by status, in words."""
         counts = self.results.trials.status.value_counts()
         return ", ".join(f"{counts[status]} {status}" for status in sorted(counts.index))
+
+    @property
+    def cut_short(self) -> str | None:
+        """Trials that were stopped before they could be stationary, in words; None if none was."""
+        return cut_short_words(self.results)
 
     @property
     def hardware(self) -> str:
@@ -93,7 +99,7 @@ def _draw(sweep: Sweep, folder: Path) -> dict[str, str]:
             if (figure := evidence_figure(verdict)) is not None:
                 name = f"{sweep.name}-{verdict.prediction.name}"
                 _save(figure, folder, name)
-                expected = any(e.expected is not None and e.points is not None for e in verdict.evidence)
+                expected = any(e.expected is not None and is_drawn(e) for e in verdict.evidence)
                 dashed = " Dashed is what is expected." if expected else ""
                 captions[name] = f"{verdict.prediction.name}: {verdict.prediction.claim}{dashed}"
     for picture in draw_figures(sweep.results, fit_sweep(sweep.results), folder / "all"):
@@ -126,7 +132,7 @@ def _rows(verdict: Verdict, sweep: Sweep, drawn: Iterable[str]) -> list[dict[str
             "trials": str(evidence.num_trials or "–"),
             "verdict": evidence.word,
             "sweep": sweep.name,
-            "figure": figure if figure in drawn else "",
+            "figure": figure if figure in drawn and is_drawn(evidence) else "",
         }
         for evidence in verdict.evidence
     ]

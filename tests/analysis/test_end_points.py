@@ -136,7 +136,8 @@ def test_trials_that_were_stopped_before_they_could_pass_the_relative_level_are_
     found = sweep(["flat-start", "flat-start", "undetermined", "not-stationary"], encoder__width=[8, 8, 8, 8])
     found.experiment["stationary_below_relative"] = 0.01
     assert cut_short_words(found) is None  # results that do not say why trials ended
-    found.trials["ended_by"] = ["steps", "steps", "stop_below", "steps"]
+    found.trials["steps"] = [5, 0, 5, 5]
+    found.trials["ended_by"] = ["steps", "stop_below", "stop_below", "steps"]  # the second began below
     assert cut_short_words(found) is None
     found.trials["ended_by"] = ["stop_below", "steps", "stop_below", "steps"]
     assert cut_short_words(found).startswith("stop_below ended 1 of the flat starts before G could fall to 0.01")

@@ -1,6 +1,7 @@
 """The ledger: verdicts on sweeps made up with a known truth, on either side of what theory expects."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,7 @@ def test_the_ledger_has_the_lines_that_an_experiment_may_name():
         ("angles", {}, "consistent"),
         ("angles", {"angle_error": 0.1}, "inconsistent"),
         ("width-floor", {}, "consistent"),
+        ("width-floor", {"floor": 1e-4}, "undecided"),
         ("similarity", {}, "not-applicable"),
         ("coupling", {}, "consistent"),
         ("coupling", {"stationary": False}, "inconsistent"),
@@ -162,6 +164,42 @@ def test_a_level_is_drawn_through_its_points(name: str):
         assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"] == limits
 
 
+def test_angles_are_judged_at_the_farthest_layer_of_either_tower():
+    results = sweep(seeds=5)
+    follows = [1.2]
+    for _ in range(2):
+        angle = follows[-1]
+        follows.append(float(np.arccos((np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi)))
+    off = [*follows[:2], 1.1 * follows[2]]
+    angles = [follows + off] * len(results.records)
+    (found,) = judge(replace(results, records=results.records.assign(median_angle_by_layer=angles)), ["angles"])
+    (evidence,) = found.evidence
+    assert evidence.what.endswith("at its farthest layer (2 of the key tower)")
+    assert evidence.value == pytest.approx(1.1)
+    assert evidence.points.y.to_numpy() == pytest.approx([1.1] * 5)
+    assert set(evidence.points.trial_id) <= set(results.trials.trial_id)
+
+
+def test_what_is_not_judged_is_not_drawn():
+    (found,) = judge(sweep(seeds=2), ["angles"])
+    assert found.word == "not-applicable"
+    assert evidence_figure(found) is None
+
+
+def test_values_whose_width_is_outside_those_tried_are_named():
+    results = sweep()
+    trials = []
+    for samples, least in ((16, WIDTHS[1]), (32, WIDTHS[2]), (64, 10**9)):
+        settled = results.trials["encoder.width"] >= least
+        names = results.trials.trial_id + f"-n{samples}"
+        trials.append(results.trials.assign(**{"data.samples": samples, "stationary": settled, "trial_id": names}))
+    axes = ["data.samples", *results.axes]
+    (found,) = judge(replace(results, trials=pd.concat(trials, ignore_index=True), axes=axes), ["threshold"])
+    (evidence,) = found.evidence
+    assert evidence.what.endswith("; left out: samples 64, whose width is outside those tried")
+    assert len(evidence.points) == 2
+
+
 def test_a_coupling_is_compared_with_joint_training_unless_none_of_its_trials_got_there():
     joint = sweep()
     found = {}
@@ -173,11 +211,10 @@ def test_a_coupling_is_compared_with_joint_training_unless_none_of_its_trials_go
         both.append(pd.concat([joint.passages, passages], ignore_index=True))
         results = Results(*both, joint.records, joint.experiment, ["coupling", *joint.axes], None)
         found[other] = judge(results, ["coupling"])[0].evidence[1]
-        figure = evidence_figure(judge(results, ["coupling"])[0])
-        assert (figure is not None) == reached
-        if figure is not None:
-            (ax,) = figure.axes
-            assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", "alternating"]
+        panels = evidence_figure(judge(results, ["coupling"])[0]).axes
+        assert len([ax for ax in panels if ax.axison]) == 1 + reached  # shares, and how much longer it takes
+        for ax in panels:
+            assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", other]
             assert ax.get_xlabel() == "coupling"
     assert found["alternating"].value == pytest.approx(math.log(2), rel=1e-3)
     assert found["frozen"].word == "not-applicable"
