@@ -71,6 +71,7 @@ def train_lane(
         slots=slots,
         budget=experiment.budget,
         stop_below=experiment.stop_below,
+        stop_share=experiment.stop_share,
         levels=experiment.levels,
         measure=experiment.measure,
         device=device,

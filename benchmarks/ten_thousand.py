@@ -136,6 +136,7 @@ class Model:
             slots=1,
             budget=experiment.budget,
             stop_below=experiment.stop_below,
+            stop_share=experiment.stop_share,
             levels=experiment.levels,
             measure=experiment.measure,
         )

@@ -144,7 +144,8 @@ class Budget(Settings):
     minutes: float | None = Field(default=None, gt=0)
     """Wall time of one trial, its share of its lane's; then its status is `timeout`, and more minutes continue it."""
     stop_below: float | None = Field(default=None, ge=0)
-    """Stop once scaled G is at or below this; 0 never does. Left out, half of `stationary_below`."""
+    """Stop once scaled G is at or below this; 0 never does. Left out, half of `stationary_below`, and then also at or
+    below half of `stationary_below_relative` of the trial's largest G."""
 
     def last_step(self, eta: float, schedule: Schedule) -> int:
         """The step at which steps or time, the sum of rates, is used up, whichever comes first."""
@@ -240,6 +241,11 @@ class Experiment(TrialSettings):
     def stop_below(self) -> float:
         """The scaled G at which training stops."""
         return self.stationary_below / 2 if self.budget.stop_below is None else self.budget.stop_below
+
+    @property
+    def stop_share(self) -> float:
+        """Of its largest scaled G, at which a trial must be too for training to stop; infinite where it need not."""
+        return self.stationary_below_relative / 2 if self.budget.stop_below is None else math.inf
 
     @property
     def levels(self) -> Levels:

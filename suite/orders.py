@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Order:
     device: str
     budget: Budget
     stop_below: float
+    stop_share: float = math.inf
     levels: Levels
     measure: dict[str, Moments]
     keep_states: bool

@@ -90,6 +90,7 @@ def _train(experiment: Experiment, trial: Trial, *, slots: int, steps: int) -> l
         slots=slots,
         budget=experiment.budget.model_copy(update={"steps": steps}),
         stop_below=experiment.stop_below,
+        stop_share=experiment.stop_share,
         measure=parse_measure("none"),
         device="cuda" if experiment.resources.gpus else "cpu",
     )

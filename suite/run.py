@@ -407,6 +407,7 @@ class _Run:
             device="cuda" if needed.gpus else "cpu",
             budget=experiment.budget,
             stop_below=experiment.stop_below,
+            stop_share=experiment.stop_share,
             levels=experiment.levels,
             measure=experiment.measure,
             keep_states=experiment.checkpoints == "final",

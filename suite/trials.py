@@ -22,6 +22,8 @@ from suite.measurement.moments import Moments
 
 ENDED = ("finished", "diverged")
 """Statuses of a trial that needs no more training within its budget."""
+ROUNDED_UP = 1 + 1e-6
+"""A lane compares in its own precision."""
 _TAGS = ("source", "rule", "name")
 _SHORT = {
     "encoder.width": "m",
@@ -340,7 +342,10 @@ def is_trained(trial: Trial, known: Mapping[str, Any], experiment: Experiment) -
     if known.get("status") != "finished":
         return False
     used_up = known["steps"] >= budget.last_step(known["learning_rate"], trial.settings.optimizer.schedule)
-    return used_up or known["scaled_grad_norm_sq"] <= experiment.stop_below
+    if used_up or known["scaled_grad_norm_sq"] > experiment.stop_below:
+        return used_up
+    largest = known.get("running_max_scaled_grad_norm_sq")
+    return largest is None or known["scaled_grad_norm_sq"] <= ROUNDED_UP * experiment.stop_share * largest
 
 
 def lacks_measurement(known: Mapping[str, Any], experiment: Experiment) -> bool:

@@ -45,6 +45,7 @@ class Attempt:
             slots=order.slots,
             budget=order.budget,
             stop_below=order.stop_below,
+            stop_share=order.stop_share,
             levels=order.levels,
             measure=order.measure,
             device=order.device,

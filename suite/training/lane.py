@@ -7,6 +7,7 @@ to the bit, for the same S, hardware, thread count and library versions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -36,12 +37,19 @@ class Lane:
     """S slots of stacked pairs. `fill` a slot, `advance` all of them K steps, `point` at where they are."""
 
     def __init__(
-        self, example: TrialSettings, *, slots: int, budget: Budget, stop_below: float, device: torch.device
+        self,
+        example: TrialSettings,
+        *,
+        slots: int,
+        budget: Budget,
+        stop_below: float,
+        stop_share: float = math.inf,
+        device: torch.device,
     ) -> None:
         self.num_slots, self._budget, self._device, self._example = slots, budget, device, example
         self._dtype: torch.dtype = getattr(torch, example.precision)
         self._coupling, self._optimizer = example.coupling, example.optimizer
-        self._num_samples, self._stop_below = example.data.samples, stop_below
+        self._num_samples, self._stop_below, self._stop_share = example.data.samples, stop_below, stop_share
         self.pair = Pair(example, slots=slots, dtype=self._dtype, device=device)
         self._follows_gradient = self._coupling.along_gradient and self._optimizer.is_plain
         self._factors_row = torch.tensor(self.pair.factors, dtype=self._dtype, device=device)
@@ -69,6 +77,7 @@ class Lane:
         self._counted = zeros(torch.bool)  # the next evaluation is a new step, not one counted before a restart
         self._last_step = zeros(torch.int64)
         self._update_norm_sq = zeros(self._dtype)
+        self._largest = zeros(self._dtype)  # scaled G so far
         self._first_step = zeros(torch.int64)  # of the batches at hand
         batch = self._optimizer.batch or 0
         self._batches = torch.zeros(slots, LONGEST_CHUNK, batch, dtype=torch.int64, device=self._device)
@@ -89,7 +98,7 @@ class Lane:
         if state is None:
             eta, step = self._eta_of(slot, settings), 0
             self.stationarity.reset(slot)
-            self._update_norm_sq[slot] = torch.nan
+            self._update_norm_sq[slot], self._largest[slot] = torch.nan, 0.0
         else:
             eta, step = float(state["eta"]), int(state["step"])
             self._restore(slot, state)
@@ -125,6 +134,7 @@ class Lane:
     def _restore(self, slot: int, state: State) -> None:
         for name, stack in self._stacks().items():
             stack[slot] = torch.from_numpy(np.asarray(state[name]))
+        self._largest[slot] = float(state["running_max"])
         names = Stationarity.FIELDS
         self.stationarity.load(slot, {name: torch.from_numpy(np.asarray(state[name])) for name in names})
 
@@ -208,8 +218,15 @@ class Lane:
         self._counted.fill_(True)
         both = loss + scaled
         finite = both - both == 0
-        self.active &= finite & (scaled > self._stop_below) & (self.step < self._last_step)
+        self.active &= finite & (scaled > self._level(scaled)) & (self.step < self._last_step)
         self._moving.copy_(self.active)
+
+    def _level(self, scaled: Tensor) -> Tensor | float:
+        """At or below which scaled G each slot's trial stops: (S,)."""
+        if math.isinf(self._stop_share):
+            return self._stop_below
+        torch.maximum(self._largest, scaled, out=self._largest)
+        return (self._largest * self._stop_share).clamp_max_(self._stop_below)
 
     @torch.no_grad()
     def _first_order(self, before: list[Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,7 @@ class Loop:
         slots: int,
         budget: Budget,
         stop_below: float,
+        stop_share: float = math.inf,
         levels: Levels = Levels(),  # noqa: B008
         measure: Measure | None = None,
         device: str = "cpu",
@@ -93,7 +94,8 @@ class Loop:
         example = self._waiting[0].settings
         self._per_decade, self._epsilons = example.records_per_decade, example.epsilons
         self._budget, self._stop_below, self._levels = budget, stop_below, levels
-        self.lane = Lane(example, slots=slots, budget=budget, stop_below=stop_below, device=torch.device(device))
+        stops = {"stop_below": stop_below, "stop_share": stop_share}
+        self.lane = Lane(example, slots=slots, budget=budget, device=torch.device(device), **stops)
         self.recorder = Recorder(self.lane, measure or {}, levels)
         self._running: dict[int, Running] = {}
         self._unmeasured: dict[str, tuple[Outcome, float]] = {}
@@ -282,7 +284,7 @@ class Loop:
     def _ended_by(self, running: Running, record: Row) -> str:
         if not (_finite(record["loss"]) and _finite(record["scaled_grad_norm_sq"])):
             return "diverged"
-        if record["scaled_grad_norm_sq"] <= self._stop_below:
+        if running.step < running.last_step:
             return "stop_below"
         return "steps" if running.step >= self._budget.steps else "time"
 

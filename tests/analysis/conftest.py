@@ -36,6 +36,7 @@ def train(yaml: str, folder: Path) -> Path:
             device="cpu",
             budget=experiment.budget,
             stop_below=experiment.stop_below,
+            stop_share=experiment.stop_share,
             levels=experiment.levels,
             measure=experiment.measure,
             keep_states=False,

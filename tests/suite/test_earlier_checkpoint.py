@@ -50,6 +50,7 @@ class Session:
             device="cpu",
             budget=experiment.budget,
             stop_below=experiment.stop_below,
+            stop_share=experiment.stop_share,
             levels=experiment.levels,
             measure=experiment.measure,
             keep_states=True,

@@ -246,7 +246,8 @@ def test_the_width_rule_gives_c_itself():
 
 def on(device: str, **changes: object) -> Lane:
     settings = settings_of("standard", "cosine", **changes)
-    lane = Lane(settings, slots=2, budget=Budget(steps=1000), stop_below=1e-9, device=torch.device(device))
+    stops = {"stop_below": 1e-9, "stop_share": 1e-3}
+    lane = Lane(settings, slots=2, budget=Budget(steps=1000), device=torch.device(device), **stops)
     for slot in range(2):
         lane.fill(slot, settings)
     return lane
@@ -266,7 +267,16 @@ def test_no_step_is_looked_at_from_the_host(schedule: Schedule, momentum: float)
 def places(lane: Lane) -> dict[str, int]:
     """Where every tensor is that a step of plain descent reads or writes."""
     known = [*lane.pair.tensors(), *lane._backprop.gradients, lane._backprop.norms_sq, lane._now, lane._valid_now]
-    known += [lane.eta, lane.step, lane.active, lane._moving, lane._counted, lane._last_step, *lane._embeddings_now]
+    known += [
+        lane._largest,
+        lane.eta,
+        lane.step,
+        lane.active,
+        lane._moving,
+        lane._counted,
+        lane._last_step,
+        *lane._embeddings_now,
+    ]
     return {str(index): tensor.data_ptr() for index, tensor in enumerate(known)}
 
 

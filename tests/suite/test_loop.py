@@ -40,10 +40,10 @@ def job(name: str, settings: TrialSettings, state: dict[str, np.ndarray] | None 
 
 
 def trained(
-    jobs: Sequence[Job], *, slots: int, steps: int = 100, time: float | None = None, stop_below: float = 0
+    jobs: Sequence[Job], *, slots: int, steps: int = 100, time: float | None = None, **stops: float
 ) -> tuple[dict[str, Outcome], dict[str, list[dict[str, Any]]]]:
     """Outcomes and records by trial, without clock times."""
-    loop = Loop(jobs, slots=slots, budget=Budget(steps=steps, time=time), stop_below=stop_below)
+    loop = Loop(jobs, slots=slots, budget=Budget(steps=steps, time=time), **{"stop_below": 0} | stops)
     while not loop.done:
         loop.run_chunk()
     outcomes, records = loop.take()
@@ -156,6 +156,28 @@ def test_a_trial_stops_at_the_first_step_at_or_below_stop_below():
     outcomes, _ = trained([job("t", settings_of(0))], slots=1, steps=60, stop_below=limit)
     assert outcomes["t"].row["ended_by"] == "stop_below"
     assert outcomes["t"].row["steps"] == expected
+
+
+@pytest.mark.parametrize("halt", [None, 1, 90])
+def test_a_trial_stops_only_where_its_gradient_is_also_a_share_of_its_largest(halt: int | None):
+    """Also where it was halted after its largest one."""
+    steps = 200
+    _, every = trained(
+        [job("t", settings_of(0, c=0.5).model_copy(update={"records_per_decade": 1000}))], slots=1, steps=steps
+    )
+    g = np.array([row["scaled_grad_norm_sq"] for row in every["t"]])
+    shares = g / np.maximum.accumulate(g)
+    expected, share = int(shares.argmin()), 1.000001 * shares.min()
+    stops = {"stop_below": 1e9, "stop_share": share}
+    state = None
+    if halt is not None:
+        halted, _ = trained([job("t", settings_of(0, c=0.5))], slots=1, steps=halt, **stops)
+        state = halted["t"].state
+    outcomes, _ = trained([job("t", settings_of(0, c=0.5), state)], slots=1, steps=steps, **stops)
+    assert outcomes["t"].row["ended_by"] == "stop_below"
+    assert outcomes["t"].row["steps"] == expected > 90 > g.argmax()
+    unstopped, _ = trained([job("t", settings_of(0, c=0.5))], slots=1, steps=steps, stop_below=0.0, stop_share=share)
+    assert unstopped["t"].row["ended_by"] == "steps"
 
 
 def test_slack_is_the_promised_decrease_over_twice_the_real_one():

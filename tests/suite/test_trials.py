@@ -212,6 +212,7 @@ def test_a_choice_swept_as_a_whole_has_a_column_with_a_word_for_each_of_its_valu
 
 
 MEASURED = ",".join(name for name in CHOSEN if MEASUREMENTS[name].default.at_end)
+LARGEST = "running_max_scaled_grad_norm_sq"
 FINISHED = {
     "status": "finished",
     "steps": 100,
@@ -235,6 +236,10 @@ FINISHED = {
         (FINISHED, Budget(steps=101), True, 100),
         (FINISHED | {"checkpoint": None}, Budget(steps=101), True, 0),
         (FINISHED | {"scaled_grad_norm_sq": 5e-5}, Budget(steps=101), False, 0),
+        (FINISHED | {"scaled_grad_norm_sq": 5e-5, LARGEST: 1e-2}, Budget(steps=101), False, 0),
+        (FINISHED | {"scaled_grad_norm_sq": 5e-5, LARGEST: 9e-3}, Budget(steps=101), True, 100),
+        (FINISHED | {"scaled_grad_norm_sq": 5e-5, LARGEST: 9e-3}, Budget(steps=101, stop_below=5e-5), False, 0),
+        (FINISHED | {"scaled_grad_norm_sq": 0.0, LARGEST: 0.0}, Budget(steps=101), False, 0),
         (FINISHED, Budget(steps=1000, time=20), False, 0),
         (FINISHED, Budget(steps=1000, time=21), True, 100),
         (FINISHED | {"measured": "angles"}, Budget(steps=100), True, 100),
