@@ -63,6 +63,8 @@ def _mark(ax: Axes, evidence: Evidence) -> None:
     if evidence.kinds or (len(ticks) <= 9 and all(float(tick).is_integer() for tick in ticks)):
         ax.set_xticks(ticks, evidence.kinds or [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
+    if len(evidence.kinds) > 3:
+        ax.tick_params(axis="x", rotation=35)
 
 
 def _slope_panel(ax: Axes, evidence: Evidence) -> None:
