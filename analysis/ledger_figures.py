@@ -64,7 +64,8 @@ def _mark(ax: Axes, evidence: Evidence) -> None:
         ax.set_xticks(ticks, evidence.kinds or [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     if len(evidence.kinds) > 3:
-        ax.tick_params(axis="x", rotation=35)
+        for label in ax.get_xticklabels():
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
 
 
 def _slope_panel(ax: Axes, evidence: Evidence) -> None:
