@@ -145,7 +145,8 @@ def test_trials_that_were_stopped_before_they_could_pass_the_relative_level_are_
 
 def test_a_level_that_a_trial_cannot_reach_before_it_stops_is_told_on_both_pages(trained: Callable[[str], Path]):
     long = SWEEP.replace("kinds", "unfit").replace("60", "600").replace("[8, 16, 32]", "[128]")
-    report = write_report(trained(long + "stationary_below_relative: 1.0e-4\n"), command="x")
+    stops = long.replace("budget: {", "budget: {stop_below: 0.01, ")
+    report = write_report(trained(stops + "stationary_below_relative: 1.0e-4\n"), command="x")
     words = "of the flat starts before G could fall to 0.0001 of its largest"
     console = Console(width=80, record=True, file=io.StringIO())
     print_summary(report, console)

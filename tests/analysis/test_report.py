@@ -34,6 +34,7 @@ data: {{source: sphere, samples: 8, input_dim: 6}}
 encoder: {{width: 16, depth: 1, embedding_dim: 4}}
 budget: {{steps: {steps}}}
 stationary_below: {below}
+stationary_below_relative: 1.0
 laws:
 - {{law: power, y: steps_to_stationarity, x: encoder.width, epsilon: 1e-1, by: depth}}
 - {{law: offset-power, y: time_to_stationarity, x: encoder.width, epsilon: 1e-1}}
