@@ -52,7 +52,7 @@ _RULES = """### Kinds of end points
 
 The first rule that applies decides. g is `scaled_grad_norm_sq_float64`, φ is `gradient_noise_sq`; `stationary_below`
 (1e-4) and `stationary_below_relative` (1e-2) are settings of the experiment: when they change, kinds are told anew
-without training, unless `budget.stop_below`, which is half of `stationary_below` if left out, says to go on.
+without training, unless the stop says to go on: that is `budget.stop_below`, or half of both if that is left out.
 
 | kind | rule | meaning |
 |---|---|---|
