@@ -35,19 +35,23 @@ def descent(results: Results) -> Iterator[Evidence]:
     if clean.empty:
         yield Evidence(what="largest slack", reason="every trial violates descent at some step")
         return
-    most = float(clean.slack.max())
-    what = "largest slack of the trials without a violation"
     points = pd.DataFrame({"x": clean[WIDTH].astype(float), "y": clean.slack, "trial_id": clean.trial_id})
-    bound = (-INFINITY, 1.0)
-    yield Evidence(
+    yield _at_most_one("largest slack of the trials without a violation", points)
+
+
+def _at_most_one(what: str, points: pd.DataFrame, *, variable: str = "width") -> Evidence:
+    """The largest of the points, of which theory says that it is at most 1."""
+    most = float(points.y.max())
+    return Evidence(
         what=what,
         value=most,
         low=most,
         high=most,
-        expected=bound,
-        num_trials=len(clean),
+        expected=(-INFINITY, 1.0),
+        num_trials=points.trial_id.nunique(),
         points=points,
         is_level=True,
+        variable=variable,
     )
 
 
@@ -66,18 +70,8 @@ def time_eps(results: Results) -> Iterator[Evidence]:
     if share.empty:
         yield Evidence(what=what, reason="no trial of gradient descent in the descent regime passed a threshold")
         return
-    most = float(share.max())
-    yield Evidence(
-        what=what,
-        value=most,
-        low=most,
-        high=most,
-        expected=(-INFINITY, 1.0),
-        num_trials=passed.trial_id.nunique(),
-        points=pd.DataFrame({"x": passed.epsilon, "y": share, "trial_id": passed.trial_id}),
-        is_level=True,
-        variable="ε",
-    )
+    points = pd.DataFrame({"x": passed.epsilon, "y": share, "trial_id": passed.trial_id})
+    yield _at_most_one(what, points, variable="ε")
 
 
 @predicts("rate", WEN)
