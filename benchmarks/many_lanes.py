@@ -1,8 +1,8 @@
 """2,000 lanes of trivial work over 20 simulated nodes: what our scheduler adds to a Ray task, and how the driver grows.
 
 `python -m benchmarks.many_lanes` runs as many empty Ray tasks, then the lanes, and this in turns. A lane goes all its
-way: it says that it began, looks whether its node fits, commits one trial with its records as an object on disk, and
-the driver lists, reads and keeps that; only training is left out.
+way: it looks whether its node fits, commits one trial with its records as an object on disk, and the driver reads and
+keeps that; only training is left out. The scheduler soon sees that lanes are short, and hands over several in one task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from suite.loading import load_experiment
 from suite.nodes import versions
 from suite.orders import Order, Progress
 from suite.results import Results
-from suite.scheduling import Board, Scheduler, attempted, new_board
+from suite.scheduling import Board, Scheduler, in_turn, new_board
 from suite.storage import Folder, Storage, storage_at
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, table
 from suite.training.records import record_steps
@@ -45,8 +45,8 @@ def _nothing(order: Any, board: str) -> list[str]:
 
 
 @ray.remote(max_calls=0, max_retries=0)
-def _commit(order: Order, board: str) -> Progress:
-    return attempted(order, board, commit_at_once)
+def _commit(orders: list[Order], board: str) -> list[Progress]:
+    return in_turn(orders, board, commit_at_once)
 
 
 def commit_at_once(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> Progress:

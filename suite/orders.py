@@ -69,3 +69,5 @@ class Progress:
     commits: list[str]
     unreadable: list[str] = field(default_factory=list)
     """Checkpoints that cannot be read: their trials go on from an earlier one, or begin anew."""
+    core_seconds: float = 0.0
+    """What the attempt took of its process, once it has ended."""

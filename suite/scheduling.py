@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,9 @@ POLL_SECONDS, HEAR_SECONDS = 0.5, 0.1
 """Between two looks at the cluster, and between two at lanes: each look costs as much as a short lane."""
 FURTHER_LANES = 64
 """Lanes handed to Ray beyond two for each that can run: what an autoscaler sees as demand."""
+SHORT_SECONDS, MOST_IN_TURN = 0.1, 16
+"""Shorter lanes are handed over several in one task, as many as take about so long of a core: a task costs
+milliseconds. Core time, because a machine that is busy with other things would seem to have long lanes."""
 MOST_FRUITLESS = 3
 """A trial alone in its lane fails after so many attempts without a step of progress; fewer could be another's fault,
 such as memory that a neighbour took."""
@@ -290,8 +294,8 @@ Work = Callable[[Order, Callable[[Progress], None], Callable[[], bool]], Progres
 
 
 @ray.remote(max_calls=0, max_retries=0)
-def _train(order: Order, board: str) -> Progress:
-    return attempted(order, board, _training)
+def _train(orders: list[Order], board: str) -> list[Progress]:
+    return in_turn(orders, board, _training)
 
 
 def _training(order: Order, report: Callable[[Progress], None], stopping: Callable[[], bool]) -> Progress:
@@ -300,23 +304,33 @@ def _training(order: Order, report: Callable[[Progress], None], stopping: Callab
     return Attempt(order, report=report, stopping=stopping).run()
 
 
-def attempted(order: Order, board: str, work: Work) -> Progress:
-    """One attempt at a lane; cancelling it, or SIGINT, makes it commit and return at the next chunk."""
-    told: list[int] = []
+def in_turn(orders: list[Order], board: str, work: Work) -> list[Progress]:
+    """One attempt at each lane, one after another. Cancelling them, or SIGINT, makes the one at work commit and return
+    at its next chunk, and no other begin."""
+    told, done = list[int](), list[Progress]()
     before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
     try:
         node = ray.get_runtime_context().get_node_id()
-        _post(board, Begun(order.lane, order.attempt, node, _log_path()))
+        _post(board, Begun(orders[0].lane, orders[0].attempt, node, _log_path()))
+        for order in orders:
+            if not told:
+                done.append(_attempted(order, node, partial(work, order, partial(_post, board), lambda: bool(told))))
+        return done
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _attempted(order: Order, node: str, work: Callable[[], Progress]) -> Progress:
+    began = time.process_time()
+    try:
         check_fit(order, node)
-        return work(order, partial(_post, board), lambda: bool(told))
+        return replace(work(), core_seconds=time.process_time() - began)
     except Exception as error:
         if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)
             gc.collect()
             _leave_process(order, error)
         raise
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _leave_process(order: Order, error: Exception) -> None:
@@ -444,11 +458,20 @@ def _cannot_report(error: RayError) -> str:
     return f"cannot say how it is ({(telling or lines or [type(error).__name__])[-1]})"
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """An order that is to be handed over."""
+
+    order: Order
+    fruitless: tuple[str | None, ...] = ()
+    """Nodes of the attempts before this one, in a row, that brought the same trials no further."""
+
+
 @dataclass
 class _Running:
-    order: Order
-    fruitless: tuple[str | None, ...]
-    """Nodes of the attempts before this one, in a row, that brought the same trials no further."""
+    """A task of Ray's: one order, or several that it takes one after another."""
+
+    orders: list[_Waiting]
     node: str | None = None
     log_path: str | None = None
     told_to_stop: bool = False
@@ -474,8 +497,9 @@ class Scheduler:
         self._folder, self._sink, self._tick, self._board = folder, sink, tick, board
         self._task, self._resources = task, resources
         self._idle_since: float | None = None
-        self._most_at_once = 2 * num_workers + FURTHER_LANES
-        self._waiting: deque[tuple[Order, tuple[str | None, ...]]] = deque()
+        self._num_workers, self._most_at_once = num_workers, 2 * num_workers + FURTHER_LANES
+        self._core_seconds: deque[float] = deque(maxlen=32)
+        self._waiting: deque[_Waiting] = deque()
         self._running: dict[Any, _Running] = {}
         self._taken: set[str] = set()
         self._unfit: set[str] = set()
@@ -499,7 +523,7 @@ class Scheduler:
             ) from None
 
     def _run(self, orders: list[Order]) -> bool:
-        self._waiting.extend((order, ()) for order in orders)
+        self._waiting.extend(map(_Waiting, orders))
         news, next_look, next_look_at_nodes = self._board.take(), 0.0, time.monotonic() + NODES_SECONDS
         while self._running or self._waiting:
             self._start_waiting()
@@ -529,16 +553,25 @@ class Scheduler:
         because each costs every look at Ray."""
         task = self._task.options(**_request(self._resources), **_avoiding(self._unfit))
         while self._waiting and len(self._running) < self._most_at_once:
-            order, fruitless = self._waiting.popleft()
-            reference = task.remote(order, self._board.name)
-            self._running[reference] = _Running(order, fruitless)
+            together = self._next_orders()
+            reference = task.remote([waiting.order for waiting in together], self._board.name)
+            self._running[reference] = _Running(together)
+
+    def _next_orders(self) -> list[_Waiting]:
+        """The next one; several where lanes have been short of late and enough are left for all workers. One that got
+        nowhere goes alone."""
+        together, short = [self._waiting.popleft()], SHORT_SECONDS / max(self._core_seconds, default=SHORT_SECONDS)
+        most = min(MOST_IN_TURN, int(short), len(self._waiting) // max(1, self._num_workers))
+        while len(together) < most and not (together[0].fruitless or self._waiting[0].fruitless):
+            together.append(self._waiting.popleft())
+        return together
 
     def _hear(self, news: Any) -> None:
         try:
             heard = ray.get(news)
         except RayError:
             return  # the board died and comes back empty: what it held were hints
-        current = {(r.order.lane, r.order.attempt): r for r in self._running.values()}
+        current = {(w.order.lane, w.order.attempt): r for r in self._running.values() for w in r.orders}
         for message in heard:
             running = current.get((message.lane, message.attempt))
             if running is None:
@@ -571,7 +604,7 @@ class Scheduler:
             if running.node in nodes.dead:
                 running.dead_since = running.dead_since or now
                 if now - running.dead_since > LOST_SECONDS:
-                    self._conclude(self._running.pop(reference), None, Failure("node", "its node went away"))
+                    self._conclude(self._running.pop(reference), [], Failure("node", "its node went away"))
 
     def _hand_over_anew(self, nodes: Nodes, now: float) -> None:
         """Lanes that wait, for no reason that can be seen."""
@@ -584,20 +617,26 @@ class Scheduler:
         for reference, running in list(self._running.items()):
             if running.node is None and now - running.since > IDLE_SECONDS:
                 ray.cancel(reference, force=False)
-                self._conclude(self._running.pop(reference), None, Failure("stopped", "it did not begin"))
+                self._conclude(self._running.pop(reference), [], Failure("stopped", "it did not begin"))
 
     def _end(self, reference: Any) -> None:
-        """A lane returned or died: its folder says what it did, and what is left is tried again."""
-        progress, failure = _ended(reference)
-        self._conclude(self._running.pop(reference), progress, failure)
+        progresses, failure = _ended(reference)
+        self._conclude(self._running.pop(reference), progresses, failure)
 
-    def _conclude(self, running: _Running, progress: Progress | None, failure: Failure | None) -> None:
-        order = running.order
-        if progress is not None:
-            self._take(progress.commits)
-            self._sink.progressed(progress)
-            if not running.told_to_stop:
-                return
+    def _conclude(self, running: _Running, progresses: list[Progress], failure: Failure | None) -> None:
+        """A task returned or died. What its orders did not do is tried again; a failure is that of the first of them:
+        those before it are done, and those after it have not begun."""
+        for waiting, progress in zip_longest(running.orders, progresses):
+            if progress is not None:
+                self._take(progress.commits)
+                self._sink.progressed(progress)
+                self._core_seconds.append(progress.core_seconds)
+            if (progress is None or running.told_to_stop) and self._go_on(waiting, failure, running):
+                failure = None
+
+    def _go_on(self, waiting: _Waiting, failure: Failure | None, running: _Running) -> bool:
+        """Whether anything is left of an order, as its folder says; it is tried again."""
+        order = waiting.order
         before = {task.trial_id: task.step for task in order.tasks}
         accepted = self._folder.names(order.folder)
         self._take([name for name in accepted if name.endswith(".zip")])
@@ -606,25 +645,26 @@ class Scheduler:
         left = [task for task in map(self._sink.remaining, order.tasks) if task is not None]
         self._sink.given_up(order.folder)
         if not left:
-            return
+            return False
         advanced = len(left) < len(order.tasks) or any(task.step > before[task.trial_id] for task in left)
         follower = replace(order, attempt=order.attempt + 1, tasks=left)
         follower = replace(follower, accepted=accepted, predecessor=order.folder)
         if failure is None or failure.kind in ("stopped", "node"):
-            self._waiting.appendleft((follower, running.fruitless))
+            self._waiting.appendleft(_Waiting(follower, waiting.fruitless))
         elif failure.kind == "storage":
             self._stop()
             raise StorageError(failure.words)
         elif failure.kind == "unfit":
             self._avoid(failure)
-            self._waiting.appendleft((follower, running.fruitless))
+            self._waiting.appendleft(_Waiting(follower, waiting.fruitless))
         elif failure.kind == "memory" and order.slots > 1:
             fewer = order.slots // 2
             self._sink.retried(f"lane {order.lane}: {failure.words}; it goes on with {fewer} slots")
-            self._waiting.appendleft((replace(follower, slots=fewer), running.fruitless))
+            self._waiting.appendleft(_Waiting(replace(follower, slots=fewer), waiting.fruitless))
         else:
-            fruitless = () if advanced else (*running.fruitless, running.node)
+            fruitless = () if advanced else (*waiting.fruitless, running.node)
             self._try_again(follower, failure, self._on_living_nodes(fruitless), running.log_path)
+        return True
 
     def _on_living_nodes(self, attempts: tuple[str | None, ...]) -> tuple[str | None, ...]:
         """Without those whose node has died since: Ray may tell of a node some time after it told of its workers."""
@@ -641,12 +681,13 @@ class Scheduler:
             self._sink.failed(tasks[0].trial_id, failure.words, log_path)
             return
         if not fruitless or len(tasks) == 1:
-            self._waiting.appendleft((follower, fruitless))
+            self._waiting.appendleft(_Waiting(follower, fruitless))
             return
         half = len(tasks) // 2
         for index, part in enumerate((tasks[:half], tasks[half:])):
             lane = f"{follower.lane}.{index}"
-            self._waiting.appendleft((replace(follower, lane=lane, tasks=part), fruitless if len(part) == 1 else ()))
+            blamed = fruitless if len(part) == 1 else ()
+            self._waiting.appendleft(_Waiting(replace(follower, lane=lane, tasks=part), blamed))
 
     def _avoid(self, failure: Failure) -> None:
         """Place nothing more on an unfit node."""
@@ -663,8 +704,8 @@ class Scheduler:
             ray.cancel(reference, force=False)
         if self._running:
             ray.wait(list(self._running), num_returns=len(self._running), timeout=STOP_SECONDS, fetch_local=False)
-        for running in self._running.values():
-            self._take([n for n in self._folder.names(running.order.folder) if n.endswith(".zip")])
+        for waiting in (each for running in self._running.values() for each in running.orders):
+            self._take([n for n in self._folder.names(waiting.order.folder) if n.endswith(".zip")])
 
 
 def drain_host(address: str, host: str | None, *, words: str, seconds: int) -> list[str]:
@@ -689,12 +730,12 @@ def drain_host(address: str, host: str | None, *, words: str, seconds: int) -> l
     return nodes
 
 
-def _ended(reference: Any) -> tuple[Progress | None, Failure | None]:
+def _ended(reference: Any) -> tuple[list[Progress], Failure | None]:
     """What a task returned, or why it did not."""
     try:
         return ray.get(reference), None
     except RayError as error:
-        return None, failure_of(error)
+        return [], failure_of(error)
 
 
 def ray_version() -> str:
