@@ -15,11 +15,14 @@ from mlflow_pages import (
     opened_page,
 )
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 from served_ui import served_ui
 
 COLUMNS = ("encoder.width", "encoder.depth", "seed", "scaled_grad_norm_sq")
 CHILD = "m128-L2-s1"
+SIZE = ViewportSize(width=1280, height=860)
+CHART_SIZE = ViewportSize(width=760, height=640)
+"""MLflow's charts are small beside a wide page's other columns."""
 COLOURS = 128
 """Of a palette, which makes a picture a third as large."""
 SETTLE_MILLISECONDS = 1500
@@ -40,13 +43,17 @@ def save(page: Page, path: Path) -> None:
 def main(results: Path, pictures: Path) -> None:
     """Look at the sweep as a newcomer does, and keep what is seen."""
     name = results.name
-    with served_ui(results) as address, chromium() as browser, opened_page(browser, width=1280, height=860) as page:
+    with served_ui(results) as address, chromium() as browser, opened_page(browser) as page:
+        page.set_viewport_size(SIZE)
         open_experiment(page, address, name)
         open_children(page)
         choose_columns(page, COLUMNS)
         save(page, pictures / "mlflow-runs.png")
-        open_chart(page, open_run(page, CHILD), "scaled_grad_norm_sq")
+        run = open_run(page, CHILD)
+        page.set_viewport_size(CHART_SIZE)
+        open_chart(page, run, "scaled_grad_norm_sq")
         save(page, pictures / "mlflow-chart.png")
+        page.set_viewport_size(SIZE)
         open_experiment(page, address, name)
         parent = open_run(page, name)
         save(page, pictures / "mlflow-parent.png")
