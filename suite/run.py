@@ -334,7 +334,8 @@ class _Run:
             page = connections.enter_context(scheduling.connected(address, dashboard=self.dashboard))
             num_workers = self._num_workers(address)
         if self.dashboard:
-            self.observer.notice(f"Ray's dashboard is at http://{page}; it asks for what `ray get-auth-token` prints")
+            words = f"is at http://{page}; it asks for what `ray get-auth-token` prints"
+            self.observer.notice(f"Ray's dashboard {words if page else 'was not started with this cluster'}")
         board = scheduling.new_board()  # its process starts while the workers load their libraries
         if address is not None:
             with self.observer.stage("looking at the nodes"):
