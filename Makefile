@@ -4,17 +4,20 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies test-gpu test-laws study bench bench-measurement check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-browser test-slow test-studies test-gpu test-laws study bench bench-measurement check ui clean reference pictures screenshots constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not gpu and not browser"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m cluster --ignore tests/cluster
 	$(BIN)/python -m pytest -q -m cluster tests/cluster
+
+test-browser: $(INSTALLED)  ## MLflow and the report in a real Chromium (needs chromium)
+	$(BIN)/python -m pytest -q -m browser tests/browser
 
 test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 	$(BIN)/python -m pytest -q -n 2 -m slow
@@ -58,6 +61,9 @@ pictures: quickstart  ## make the pictures in docs/ from the quickstart's report
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
 	  --disable-component-update --disable-sync --hide-scrollbars --user-data-dir=$$(mktemp -d) \
 	  --window-size=1000,1500 --screenshot=docs/pictures/report.png file://$(CURDIR)/results/quickstart/report.html
+
+screenshots: quickstart  ## make the pictures of MLflow in docs/ from the quickstart's results (needs chromium)
+	$(BIN)/python tests/browser/screenshots.py results/quickstart docs/pictures
 
 constraints: $(INSTALLED)  ## write the versions now installed as the exact pins
 	(echo "# Exact versions that make installs; pyproject.toml has the ranges. Made by: make constraints"; \

@@ -68,6 +68,7 @@ def run(
         str | None, typer.Option(help="MLflow; RESULTS/mlflow.db when left out, none to leave MLflow out.")
     ] = None,
     with_report: Annotated[bool, typer.Option("--report/--no-report", help="Fit laws and write the report.")] = True,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard and say where it is.")] = False,
     trial: Annotated[str | None, typer.Option(metavar="ID", help="With --fresh: this trial only.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again and compare with what is stored.")] = False,
 ) -> None:
@@ -92,6 +93,7 @@ def run(
         observer=observer,
         command=_command(),
         report=with_report,
+        dashboard=dashboard,
     )
     console.print(describe(summary, time.monotonic() - began), highlight=False)
     if summary.interrupted:

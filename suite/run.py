@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from analysis.report import Report
     from suite.delivery import Delivery
     from suite.orders import Order, Progress
+    from suite.ray_metrics import RayMetrics
     from suite.results import Results
     from suite.tracking import Sweep
 
@@ -96,10 +97,12 @@ def run(
     observer: Observer | None = None,
     command: str | None = None,
     report: bool = True,
+    dashboard: bool = False,
 ) -> Summary:
     """Train what is missing of an experiment, then analyse and report; doing it again trains nothing twice.
 
     Without `report`, nothing is fitted and no report is written. With the tracking URI `none`, MLflow is left out.
+    With `dashboard`, Ray on this machine has its dashboard too, and tells where.
 
     Raises:
         ExperimentError, ValueError: the experiment or its data is not usable; nothing was written.
@@ -123,6 +126,10 @@ def run(
         from suite import scheduling
 
         scheduling.check_address(address)
+    if dashboard:
+        from suite import ray_metrics
+
+        ray_metrics.check_dashboard()
     if address is None and not folder.exists("sweep.json"):
         from suite import scheduling
 
@@ -131,7 +138,7 @@ def run(
         saved = Results.open(folder)
         job = _Run(experiment, expansion, folder, saved, lock, observer)
         job.command = redacted(command) if command else f"stillpoint run {experiment.name}.yaml"
-        job.report = report
+        job.report, job.dashboard = report, dashboard
         return job.complete(address, tracking_uri, stopped)
 
 
@@ -167,6 +174,8 @@ class _Run:
     """What the user typed, for the report."""
     report = True
     """Whether laws are fitted and a report is written."""
+    dashboard = False
+    """Whether Ray's dashboard is wanted."""
 
     def __init__(
         self,
@@ -322,8 +331,11 @@ class _Run:
 
         needed = self.experiment.resources
         with self.observer.stage("starting Ray"):
-            connections.enter_context(scheduling.connected(address))
+            page = connections.enter_context(scheduling.connected(address, dashboard=self.dashboard))
             num_workers = self._num_workers(address)
+        if self.dashboard:
+            words = f"is at http://{page}; it asks for what `ray get-auth-token` prints"
+            self.observer.notice(f"Ray's dashboard {words if page else 'was not started with this cluster'}")
         board = scheduling.new_board()  # its process starts while the workers load their libraries
         if address is not None:
             with self.observer.stage("looking at the nodes"):
@@ -336,7 +348,7 @@ class _Run:
                 return False
         lanes = plan_lanes(self.tasks, costs, experiment=self.experiment, num_workers=num_workers)
         self._keep_slots(costs)
-        watch = _Watch(self, lanes, costs, delivery)
+        watch = _Watch(self, lanes, costs, delivery, self._metrics(address))
         scheduler = scheduling.Scheduler(
             self.folder,
             watch,
@@ -349,7 +361,16 @@ class _Run:
         try:
             return scheduler.run(orders)
         finally:
+            watch.tell_metrics()
             self.observer.trained()
+
+    def _metrics(self, address: str | None) -> RayMetrics | None:
+        """Where a dashboard may show them: on a cluster, or on this machine if asked for."""
+        if address is None and not self.dashboard:
+            return None
+        from suite.ray_metrics import RayMetrics
+
+        return RayMetrics(self.experiment.name)
 
     def _num_workers(self, address: str | None) -> int:
         """Lanes that will run side by side.
@@ -464,8 +485,17 @@ def write_report(folder: Storage, *, command: str | None = None) -> Report:
 class _Watch:
     """Hears from lanes: keeps what is known up to date, feeds MLflow, shows progress, merges now and then."""
 
-    def __init__(self, job: _Run, lanes: list[Lane], costs: dict[str, Cost], delivery: Delivery) -> None:
-        self._job, self._delivery = job, delivery
+    def __init__(
+        self,
+        job: _Run,
+        lanes: list[Lane],
+        costs: dict[str, Cost],
+        delivery: Delivery,
+        metrics: RayMetrics | None,
+    ) -> None:
+        self._job, self._delivery, self._metrics = job, delivery, metrics
+        self._lane = {task.trial_id: lane.name for lane in lanes for task in lane.tasks}
+        self._left_in_lane = Counter(self._lane.values())
         self._key = {task.trial_id: lane.shape for lane in lanes for task in lane.tasks}
         steps = job.experiment.budget.steps
         self._price = {i: costs[key].seconds_per_step for i, key in self._key.items()}
@@ -493,11 +523,15 @@ class _Watch:
         self._end(ended)
         self._failed += sum(status not in ENDED for status in commit.outcomes["status"].to_pylist())
         self._delivery.commit(commit)
+        if self._metrics is not None:
+            trial_ids, values = (commit.records[name].to_pylist() for name in ("trial_id", "scaled_grad_norm_sq"))
+            self._metrics.recorded(dict(zip(trial_ids, values, strict=True)))
 
     def _end(self, trial_ids: Iterable[str]) -> None:
         """These trials move no more, and a look at the progress need not visit them."""
         for trial_id in set(trial_ids) - self._ended:
             self._ended.add(trial_id)
+            self._left_in_lane[self._lane[trial_id]] -= 1
             self._at.pop(trial_id, None)
             self._work_of_ended += self._price[trial_id] * self._target[trial_id]
 
@@ -541,18 +575,36 @@ class _Watch:
         now = time.monotonic()
         work = self._work_of_ended + sum(self._price[i] * max(0, n - self._begun[i]) for i, n in self._at.items())
         self._speed.append((now, sum(self._steps.values())))
-        (t0, s0), (t1, s1) = self._speed[0], self._speed[-1]
         self._job.observer.training(
             done=len(self._ended),
             total=len(self._target),
             failed=self._failed,
             share=min(1.0, work / self._total),
-            steps_per_second=(s1 - s0) / (t1 - t0) if t1 > t0 else 0.0,
+            steps_per_second=self._steps_per_second,
         )
+        self.tell_metrics()
         if now >= self._next_merge:
             self._job.merge()
             self._next_merge = time.monotonic() + max(MERGE_SECONDS, 20 * (time.monotonic() - now))
         return True
+
+    @property
+    def _steps_per_second(self) -> float:
+        """Of late."""
+        if not self._speed:
+            return 0.0
+        (t0, s0), (t1, s1) = self._speed[0], self._speed[-1]
+        return (s1 - s0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def tell_metrics(self) -> None:
+        """Say to Ray's metrics how it stands."""
+        if self._metrics is not None:
+            self._metrics.progressed(
+                steps=sum(self._steps.values()),
+                lanes_done=sum(left == 0 for left in self._left_in_lane.values()),
+                trials_done=len(self._ended),
+                steps_per_second=self._steps_per_second,
+            )
 
 
 def shape_costs(

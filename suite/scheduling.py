@@ -141,8 +141,10 @@ def check_home() -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Ray, local or at an address, as long as the block lasts.
+def connected(address: str | None, *, dashboard: bool = False) -> Iterator[str]:
+    """Ray, local or at an address, as long as the block lasts; gives the address of its dashboard, empty without one.
+
+    A cluster has the dashboard that its head was started with; `dashboard` starts one on this machine.
 
     Raises:
         ClusterError: no cluster at the address.
@@ -151,10 +153,10 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     _retitle()
-    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+    local: dict[str, Any] = {"include_dashboard": dashboard, "object_store_memory": 200 * 2**20}
     try:
         with _own_sigterm():
-            ray.init(
+            context = ray.init(
                 address or "local",
                 configure_logging=False,
                 log_to_driver=False,
@@ -162,7 +164,7 @@ def connected(address: str | None) -> Iterator[None]:
                 **(local if address is None else {}),
             )
             ray.cluster_resources()
-    except (OSError, RayError, RuntimeError, ValueError) as error:
+    except Exception as error:  # which is what Ray itself raises where a machine is too busy to start it
         if address is None:
             raise ClusterError(f"Ray cannot be started on this machine: {error}") from None
         raise ClusterError(
@@ -170,7 +172,7 @@ def connected(address: str | None) -> Iterator[None]:
         ) from None
     leave: Callable[[], None] = ray.shutdown
     try:
-        yield
+        yield str(context.dashboard_url or "")
     except LostClusterError:
         leave = _leave_silent_head
         raise

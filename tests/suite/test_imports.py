@@ -11,7 +11,7 @@ import pytest
 from suite.reference import ROOT
 
 ONLY = {
-    "ray": {"suite/failures.py", "suite/head.py", "suite/scheduling.py"},
+    "ray": {"suite/failures.py", "suite/head.py", "suite/ray_metrics.py", "suite/scheduling.py"},
     "mlflow": {"suite/tracking.py", "analysis/mlflow_frames.py"},
     "seaborn": {"analysis/figures.py"},
     "typer": {"suite/cli.py"},
