@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures import MOST_GROUPS, drawn_laws, layout_of, plt, ramp, wrapped
 from analysis.frames import ENDED, Results, law_frame, short
 from analysis.laws_of_sweep import SweepFit
+from analysis.report_figures import MOST_GROUPS, drawn_laws, layout_of
 from analysis.scales import readable_log
+from analysis.theme import plt, ramp, wrapped
 
 NORMAL_RANGE = 1.96
 """Standard deviations within which 95% of normal residuals lie."""

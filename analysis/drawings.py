@@ -9,7 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import diagnostics, figures
+from analysis import diagnostics, theme
+from analysis import report_figures as figures
 from analysis.descent import descent_frame, descent_sentences
 from analysis.end_points import examined
 from analysis.frames import ENDED, Results, short
@@ -31,13 +32,13 @@ class Drawing:
 def draw_figures(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:
     """Every figure that these results can fill, saved to the folder."""
     pictures = []
-    with figures.theme():
+    with theme.theme():
         for drawing in drawings(results, fits):
             figure = drawing.draw()
             if figure is None:
                 continue
-            figures.save(figure, folder, drawing.name)
-            figures.plt.close(figure)
+            theme.save(figure, folder, drawing.name)
+            theme.plt.close(figure)
             pictures.append(Picture.load(folder, drawing.name, drawing.title, drawing.caption))
     return pictures
 

@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import plt, readable_log, wrapped
 from analysis.laws_of_sweep import number
 from analysis.ledger import Evidence, Verdict
+from analysis.scales import readable_log
+from analysis.theme import plt, wrapped
 
 MOST_PANELS = 6
 ESTIMATE = "#0173b2"

@@ -91,10 +91,10 @@ def write_page(folders: Mapping[Path, str], page: Path, *, command: str) -> list
 
 def _draw(sweep: Sweep, folder: Path) -> dict[str, str]:
     """Captions by the names of the figures of one sweep, saved as PNG."""
-    from analysis import figures
+    from analysis import theme
 
     captions = {}
-    with figures.theme():
+    with theme.theme():
         for verdict in sweep.verdicts:
             if (figure := evidence_figure(verdict)) is not None:
                 name = f"{sweep.name}-{verdict.prediction.name}"
@@ -114,11 +114,11 @@ def _draw(sweep: Sweep, folder: Path) -> dict[str, str]:
 
 
 def _save(figure: object, folder: Path, name: str) -> None:
-    from analysis import figures
+    from analysis import theme
 
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=110)  # type: ignore[attr-defined]
-    figures.plt.close(figure)  # type: ignore[arg-type]
+    theme.plt.close(figure)  # type: ignore[arg-type]
 
 
 def _rows(verdict: Verdict, sweep: Sweep, drawn: Iterable[str]) -> list[dict[str, str]]:
