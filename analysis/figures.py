@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.patches import Rectangle
 
 from analysis.first_passages import median_steps
@@ -176,8 +176,7 @@ def heat_map(
     table = cells.pivot(index=y, columns=x, values="median").reindex(index=up, columns=across)
     low, high = limits or (float(cells["median"].min()), float(cells["median"].max()))
     norm = LogNorm(max(1.0, low), max(1.01 * max(1.0, low), high))
-    colors = ListedColormap(ramp(255, ordered=True))
-    colors.set_bad("0.88")
+    colors = ListedColormap(ramp(255, ordered=True)).with_extremes(bad="0.88")
     mesh = ax.pcolormesh(table.clip(lower=1.0).to_numpy(), norm=norm, cmap=colors, edgecolors="white", linewidth=1.5)
     for cell in cells.to_dict("records"):
         _heat_cell(ax, cell, (across.index(cell[x]), up.index(cell[y])), norm, colors)
@@ -191,7 +190,7 @@ def heat_map(
     return ax
 
 
-def _heat_cell(ax: Axes, cell: dict[Any, Any], corner: tuple[int, int], norm: LogNorm, colors: ListedColormap) -> None:
+def _heat_cell(ax: Axes, cell: dict[Any, Any], corner: tuple[int, int], norm: LogNorm, colors: Colormap) -> None:
     """The number of a cell, and where not all trials got there hatching and how many did."""
     known, whole = not np.isnan(cell["median"]), cell["reached"] == cell["trials"]
     words = [number_word(cell["median"])] if known else []
