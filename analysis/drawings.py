@@ -108,9 +108,10 @@ def _of_grid(results: Results, fits: list[SweepFit]) -> Iterator[Drawing]:
     yield Drawing(
         "grid",
         f"Time to stationarity over {short(x)} and {short(y)}",
-        f"Steps until scaled {shown.condition} for the first time, median over the seeds of each cell; the darker, the "
-        "longer. Hatched cells, which say how many of their trials got there, are not whole; grey ones have no median, "
-        f"because fewer than half did.{seen_heat(frame, x, y)}",
+        f"Steps until scaled {shown.condition} for the first time, median over the seeds of each cell, a trial that did "
+        "not get there counting as longer than all; the darker, the longer. Hatched cells say how many of their trials "
+        "got there, because not all did; grey ones have no median, "
+        f"because half of them or more did not.{seen_heat(frame, x, y)}",
         partial(figures.heat, results, fits),
     )
 
@@ -134,7 +135,8 @@ def _of_laws(results: Results, fits: list[SweepFit]) -> Iterator[Drawing]:
     yield Drawing(
         "unreached",
         f"What was not reached in time, by {_axis(results)}",
-        "Share of the trials that ended whose scaled G never came below ε, for every ε that is looked at."
+        "Share of the trials that ended whose scaled G never came below ε, for every ε that is looked at, with "
+        "Wilson 95% intervals."
         f"{seen_unreached(results)}{_hidden(results)}",
         partial(diagnostics.unreached, results),
     )

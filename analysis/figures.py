@@ -186,7 +186,9 @@ def heat_map(
     ax.grid(visible=False)
     ax.set(xlabel=short(x), ylabel=short(y))
     bar = ax.figure.colorbar(mesh, ax=ax, label="median T(ε) in steps")
-    readable_log(bar.ax)
+    ticks = np.geomspace(norm.vmin, norm.vmax, 4)
+    bar.set_ticks(ticks, labels=[number_word(tick) for tick in ticks], minor=False)
+    bar.minorticks_off()
     return ax
 
 
@@ -195,7 +197,7 @@ def _heat_cell(ax: Axes, cell: dict[Any, Any], corner: tuple[int, int], norm: Lo
     known, whole = not np.isnan(cell["median"]), cell["reached"] == cell["trials"]
     words = [number_word(cell["median"])] if known else []
     if not whole:
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor="0.55", linewidth=0))
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor="0.35", linewidth=0))
         words.append(f"{cell['reached']} of {cell['trials']}")
     color = colors(norm(max(1.0, cell["median"]))) if known else (0.88, 0.88, 0.88, 1.0)
     is_dark = float(np.dot(color[:3], LUMINANCE)) < 0.45
