@@ -108,9 +108,9 @@ def _of_grid(results: Results, fits: list[SweepFit]) -> Iterator[Drawing]:
     yield Drawing(
         "grid",
         f"Time to stationarity over {short(x)} and {short(y)}",
-        f"Steps until scaled {shown.condition} for the first time, median over the seeds of each cell, a trial that did "
-        "not get there counting as longer than all; the darker, the longer. Hatched cells say how many of their trials "
-        "got there, because not all did; grey ones have no median, "
+        f"Steps until scaled {shown.condition} for the first time, median over the seeds of each cell, a trial that "
+        "did not get there counting as longer than all; the darker, the longer. Hatched cells say how many of their "
+        "trials got there, because not all did; grey ones have no median, "
         f"because half of them or more did not.{seen_heat(frame, x, y)}",
         partial(figures.heat, results, fits),
     )

@@ -175,7 +175,8 @@ def heat_map(
     across, up = (sorted(passages[name].unique().tolist()) for name in (x, y))
     table = cells.pivot(index=y, columns=x, values="median").reindex(index=up, columns=across)
     low, high = limits or (float(cells["median"].min()), float(cells["median"].max()))
-    norm = LogNorm(max(1.0, low), max(1.01 * max(1.0, low), high))
+    low, high = max(1.0, low), max(1.01 * max(1.0, low), high)
+    norm = LogNorm(low, high)
     colors = ListedColormap(ramp(255, ordered=True)).with_extremes(bad="0.88")
     mesh = ax.pcolormesh(table.clip(lower=1.0).to_numpy(), norm=norm, cmap=colors, edgecolors="white", linewidth=1.5)
     for cell in cells.to_dict("records"):
@@ -186,7 +187,7 @@ def heat_map(
     ax.grid(visible=False)
     ax.set(xlabel=short(x), ylabel=short(y))
     bar = ax.figure.colorbar(mesh, ax=ax, label="median T(ε) in steps")
-    ticks = np.geomspace(norm.vmin, norm.vmax, 4)
+    ticks = np.geomspace(low, high, 4).tolist()
     bar.set_ticks(ticks, labels=[number_word(tick) for tick in ticks], minor=False)
     bar.minorticks_off()
     return ax
