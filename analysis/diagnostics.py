@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures import MOST_GROUPS, drawn_laws, layout_of, plt, ramp, wrapped
 from analysis.frames import ENDED, Results, law_frame, short
+from analysis.intervals import wilson_interval
 from analysis.laws_of_sweep import SweepFit
+from analysis.report_figures import MOST_GROUPS, drawn_laws, layout_of
 from analysis.scales import readable_log
+from analysis.theme import plt, ramp, wrapped
 
 NORMAL_RANGE = 1.96
 """Standard deviations within which 95% of normal residuals lie."""
@@ -71,8 +73,11 @@ def unreached(results: Results) -> Figure | None:
     for ax, (group, part) in zip(axes.flat, panels, strict=False):
         for value, label, color in zip(values, words, colors, strict=True):
             some = part if scale is None else part[part[scale.axis] == value]
-            share = some.groupby("epsilon").unreached.mean()
+            counts = some.groupby("epsilon").unreached.agg(["sum", "size"])
+            bounds = [wilson_interval(int(n), int(of)) for n, of in zip(counts["sum"], counts["size"], strict=True)]
+            share = counts["sum"] / counts["size"]
             ax.plot(share.index, share, color=color, marker="o", markersize=3, label=label)
+            ax.vlines(share.index, *np.transpose(bounds), color=color, linewidth=0.8, alpha=0.6)
         ax.set(xscale="log", title=wrapped(group.title))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     for ax in axes.flat[: len(panels)]:

@@ -1,507 +1,313 @@
-"""Figures of a sweep. Each takes results and returns a figure, or None where there is nothing to show."""
+"""Figures of one panel each: functions that draw a frame on an Axes and return it, for notebooks and for the report.
+
+A frame is a pandas table with settings by their full paths, as in the tables of results. `x` and `hue` name columns;
+numbers have a log axis where they span a factor of three, and colours from light to dark; words lie side by side and
+have distinct colours. `ax` is the current one of matplotlib if left out.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.colors import Colormap, ListedColormap, LogNorm
+from matplotlib.patches import Rectangle
 
-from analysis.descent import DESCENT_REGIME, descent_frame
-from analysis.end_points import KINDS, NOT_STATIONARY, STATIONARY
-from analysis.fitting import fit_law
-from analysis.frames import Results, law_frame, passage_frame, short
-from analysis.laws_of_sweep import WORDS, SweepFit, number, variable
-from analysis.layout import Group, groups, main_axes
-from analysis.pictures import FORMATS
-from analysis.scales import Scale, number_word, readable_log, scale_of
-from analysis.thresholds import stationary_shares
+from analysis.first_passages import median_steps
+from analysis.fitting import Fit
+from analysis.frames import short
+from analysis.laws_of_sweep import WORDS, number, variable
+from analysis.scales import Scale, number_word, readable_log, scale_of_column
+from analysis.theme import MARKERS, plt, ramp
+from analysis.thresholds import shares_of
 
-MOST_GROUPS = 8
-"""Panels or colours in one figure, at most."""
-MOST_ENTRIES = 10
-"""Of a legend for each row of panels, where values are numbers: colours between them are easily guessed."""
-MARKERS = "osD^vPX*"
-MOST_MARKS = 2000
-"""Marks in one figure that are drawn as shapes in SVG and PDF; more become a picture in each panel, so that files stay
-small and quick to draw."""
-
-
-@contextmanager
-def theme() -> Iterator[None]:
-    """One look for all figures, safe for colour-blind readers, and files that do not differ without reason."""
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": "stillpoint",
-        "svg.fonttype": "path",
-        "axes.grid": True,
-        "grid.alpha": 0.35,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "figure.constrained_layout.use": True,
-        "legend.frameon": False,
-    }
-    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1), plt.rc_context(settings):
-        yield
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write the figure as SVG, PNG and PDF, laid out once for all of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _keep_small(figure)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for kind in FORMATS:
-        undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
-        figure.savefig(folder / f"{name}.{kind}", dpi=160, metadata=undated)
-
-
-def _keep_small(figure: Figure) -> None:
-    """Let many marks be a picture."""
-    marks = [artist for ax in figure.axes for artist in ax.collections if isinstance(artist, PathCollection)]
-    if sum(np.shape(artist.get_offsets())[0] for artist in marks) > MOST_MARKS:
-        for artist in marks:
-            artist.set_rasterized(True)
+MISSED: dict[str, Any] = {"facecolors": "none", "marker": "^", "s": 34}
+"""Marks of trials that did not get there."""
+LUMINANCE = (0.2126, 0.7152, 0.0722)
+"""Shares of red, green and blue in how light a colour is."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What lies along x, and the groups that have a colour or a panel each."""
+class Look:
+    """How the rows of one hue are drawn."""
 
-    scale: Scale | None
-    """None where only seeds are swept."""
-    groups: list[Group]
-    legend: str
-    """Title of the legend: the setting that makes the groups, if it is one; else empty."""
-
-    def label(self, group: Group) -> str:
-        """The group under the legend's title."""
-        return group.title.removeprefix(f"{self.legend} ")
-
-    def styled(self) -> Iterator[tuple[int, Group, Any, str]]:
-        """Index, group, colour and marker."""
-        colors = sns.color_palette("colorblind", len(self.groups))
-        for index, (group, color, marker) in enumerate(zip(self.groups, colors, MARKERS, strict=False)):
-            yield index, group, color, marker
+    index: int
+    count: int
+    """Of all hues."""
+    color: Any
+    marker: str
+    label: str | None
 
 
-def layout_of(results: Results) -> Layout:
-    """The numeric axis along x, or the first axis of words if there is none; the others make groups, the first few."""
-    axis, others = main_axes(results)
-    if axis is None and others:
-        axis, *others = others
-    found = groups(results, others)[:MOST_GROUPS]
-    named = len(others) == 1 and all(group.title.startswith(f"{short(others[0])} ") for group in found)
-    return Layout(None if axis is None else scale_of(results, axis), found, short(others[0]) if named else "")
+def gradient_norm_curves(
+    records: pd.DataFrame,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    *,
+    y: str = "scaled_grad_norm_sq",
+    level: float | None = None,
+    hues: Scale | None = None,
+) -> Axes:
+    """G against step by hue: median over trials with a band from the smallest to the largest.
+
+    A trial that stopped early keeps its last value. `records` has `trial_id`, `step` and y; `level` is dotted.
+    """
+    ax = plt.gca() if ax is None else ax
+    frame = records[(records.step > 0) & (records[y] > 0) & np.isfinite(records[y].astype(float))]
+    for look, part in _by_hue(frame, hue, hues):
+        curves = part.pivot(index="step", columns="trial_id", values=y).ffill()
+        spread = curves.agg(["min", "median", "max"], axis=1)
+        ax.plot(spread.index, spread["median"], color=look.color, label=look.label, linewidth=1.5)
+        ax.fill_between(spread.index, spread["min"], spread["max"], color=look.color, alpha=0.2, linewidth=0)
+    if level is not None:
+        ax.axhline(level, color="0.35", linestyle=":", linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel="step", ylabel="scaled squared gradient norm G")
+    return _finish(ax, hue)
 
 
-def num_hidden_groups(results: Results) -> int:
-    """Groups that the figures leave out, because they are too many."""
-    axis, others = main_axes(results)
-    others = others[1:] if axis is None else others
-    return max(0, len(groups(results, others)) - MOST_GROUPS)
+def steps_to_stationarity(
+    passages: pd.DataFrame,
+    x: str,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    *,
+    y: str = "steps_to_stationarity",
+    xs: Scale | None = None,
+    hues: Scale | None = None,
+) -> Axes:
+    """T(eps) against x by hue: a mark per trial, and the median of those that got there with a bar over their range.
 
-
-def curves(results: Results) -> Figure | None:
-    """Scaled G against step by the value along x: median over seeds with their range, one panel per group."""
-    layout = layout_of(results)
-    scale = layout.scale
-    columns = ["trial_id", *([scale.axis] if scale else []), *layout.groups[0].values]
-    frame = results.records.merge(results.trials[columns], on="trial_id")
-    frame = frame[(frame.step > 0) & (frame.scaled_grad_norm_sq > 0) & np.isfinite(frame.scaled_grad_norm_sq)]
-    panels = [(group, part) for group in layout.groups if len(part := group.of(frame))]
-    if not panels:
-        return None
-    width = len(panels) if len(panels) <= 3 else -(-len(panels) // 2)
-    height = -(-len(panels) // width)
-    legend = 0.6 + 0.08 * max(map(len, scale.words)) if scale else 0.0
-    size = (1.0 + legend + 3.3 * width, 0.4 + 3.0 * height)
-    figure, axes = plt.subplots(height, width, figsize=size, sharex=True, sharey=True, squeeze=False)
-    colors = ramp(len(scale.values), ordered=scale.is_numeric) if scale else ramp(1, ordered=True)
-    for ax, (group, part) in zip(axes.flat, panels, strict=False):
-        for value, label, color in zip(
-            *((scale.values, scale.words) if scale else ([None], [""])), colors, strict=True
-        ):
-            some = part if scale is None else part[part[scale.axis] == value]
-            if len(some):
-                _band(ax, some, color, label)
-        ax.axhline(results.experiment["stationary_below"], color="0.35", linestyle=":", linewidth=1)
-        ax.set(xscale="log", yscale="log", title=wrapped(group.title))
-    _outer_labels(axes, len(panels), "step", "scaled squared gradient norm G")
-    if scale:
-        pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes.flat]
-        handles = {text: handle for pair in pairs for handle, text in pair}
-        texts = [text for text in scale.words if text in handles]
-        texts = spread_out(texts, MOST_ENTRIES * height) if scale.is_numeric else texts
-        title = short(scale.axis)
-        figure.legend([handles[text] for text in texts], texts, title=title, loc="outside right center")
-    return figure
-
-
-def spread_out(texts: list[str], most: int) -> list[str]:
-    """At most so many of the texts, evenly spaced, with the first and the last."""
-    if len(texts) <= most:
-        return texts
-    return [texts[round(index * (len(texts) - 1) / (most - 1))] for index in range(most)]
-
-
-def _along(scale: Scale | None, part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows at each value along x, with its word."""
-    if scale is None:
-        return [("", part)]
-    return [(label, part[part[scale.axis] == value]) for value, label in zip(scale.values, scale.words, strict=True)]
-
-
-def _outer_labels(axes: Any, used: int, x: str, y: str) -> None:
-    """Labels at the left and the lower edge of a grid of panels, of which the last may be unused."""
-    height, width = axes.shape
-    for index, ax in enumerate(axes.flat):
-        if index >= used:
-            ax.set_axis_off()
-            continue
-        if index + width >= used:
-            ax.set_xlabel(x)
-            ax.tick_params(labelbottom=True)
-        if index % width == 0:
-            ax.set_ylabel(y if height == 1 else y.replace(" gradient", "\ngradient"))
-
-
-def _band(ax: Axes, part: pd.DataFrame, color: Any, label: str) -> None:
-    curves = part.pivot(index="step", columns="trial_id", values="scaled_grad_norm_sq").ffill()
-    spread = curves.agg(["min", "median", "max"], axis=1)
-    ax.plot(spread.index, spread["median"], color=color, label=label, linewidth=1.5)
-    ax.fill_between(spread.index, spread["min"], spread["max"], color=color, alpha=0.2, linewidth=0)
-
-
-def passages(results: Results, fits: list[SweepFit]) -> Figure | None:
-    """T(eps) in steps along x by group; open triangles mark trials that did not get there in their budget."""
-    layout = layout_of(results)
-    if layout.scale is None or results.passages.empty:
-        return None
-    shown = shown_threshold(results, fits)
-    frame = passage_frame(results, epsilon=[shown.epsilon], relative=shown.relative, among="finished")
-    if frame.empty:
-        return None
-    scale = layout.scale
-    figure, ax = plt.subplots(figsize=_size(layout))
-    for index, group, color, marker in layout.styled():
-        part = group.of(frame)
+    `passages` is that of `analysis.frames.passage_frame` for one threshold: open triangles are its `censored` rows.
+    """
+    ax = plt.gca() if ax is None else ax
+    scale = xs or scale_of_column(passages[x])
+    for look, part in _by_hue(passages, hue, hues):
         reached, missed = part[~part.censored], part[part.censored]
-        _medians(ax, layout, reached, "steps_to_stationarity", index, color)
-        style: dict[str, Any] = {"s": 22, "marker": marker, "label": layout.label(group) or None}
-        at = scale.at(reached[scale.axis], index, len(layout.groups))
-        ax.scatter(at, reached.steps_to_stationarity, color=color, **style)
-        at = scale.at(missed[scale.axis], index, len(layout.groups))
-        ax.scatter(at, missed.steps_to_stationarity, facecolors="none", edgecolors=[color], marker="^", s=34)
-    if frame.censored.any():
-        ax.scatter([], [], facecolors="none", edgecolors="0.3", marker="^", s=34, label="not reached")
-    ax.set(yscale="log", ylabel=f"steps until {shown.condition}")
+        _marks(ax, scale, reached, y, look)
+        at = scale.at(missed[x], look.index, look.count)
+        ax.scatter(at, missed[y], edgecolors=[look.color], **MISSED)
+    if passages.censored.any():
+        ax.scatter([], [], edgecolors="0.3", label="not reached", **MISSED)
+    ax.set(yscale="log", ylabel=WORDS.get(y, y))
     scale.draw(ax)
     readable_log(ax)
-    _legend_beside(ax, layout)
-    return figure
+    return _finish(ax, hue)
 
 
-def _legend_beside(ax: Axes, layout: Layout) -> None:
-    """A legend to the right of the panel, if there is something to tell."""
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(title=layout.legend or None, loc="center left", bbox_to_anchor=(1.0, 0.5))
+def weight_displacement(
+    trials: pd.DataFrame,
+    x: str,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    *,
+    y: str = "displacement",
+    xs: Scale | None = None,
+    hues: Scale | None = None,
+) -> Axes:
+    """How far weights moved against x by hue: a mark per trial, and the median with a bar over the range."""
+    ax = plt.gca() if ax is None else ax
+    scale = xs or scale_of_column(trials[x])
+    for look, part in _by_hue(trials[trials[y] > 0], hue, hues):
+        _marks(ax, scale, part, y, look)
+    ax.set(yscale="log", ylabel=WORDS.get(y, y))
+    scale.draw(ax)
+    readable_log(ax)
+    return _finish(ax, hue)
 
 
-def _medians(ax: Axes, layout: Layout, part: pd.DataFrame, column: str, index: int, color: Any) -> None:
-    """A line through the medians over seeds; words along x have none between them."""
-    scale = layout.scale
-    assert scale is not None
-    if scale.is_numeric:
-        middle = part.groupby(scale.axis)[column].median()
-        ax.plot(scale.at(list(middle.index), index, len(layout.groups)), middle, color=color, linewidth=1.2)
+def stationary_share(
+    trials: pd.DataFrame,
+    x: str,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    *,
+    xs: Scale | None = None,
+    hues: Scale | None = None,
+) -> Axes:
+    """Share of stationary trials against x by hue, of those judged, with its Wilson 95% interval."""
+
+    def spread(part: pd.DataFrame) -> pd.DataFrame:
+        return shares_of(part, [x]).set_index(x)[["low", "share", "high"]]
+
+    return _errorbars(trials, spread, x, hue, ax, ylabel="share of stationary trials", xs=xs, hues=hues)
 
 
-def drawn_laws(fits: list[SweepFit]) -> dict[str, list[SweepFit]]:
-    """Laws that a panel can show, of one variable or two, by their title."""
-    shown: dict[str, list[SweepFit]] = {}
-    for fitted in fits:
-        if fitted.fit is not None and len(fitted.x) <= 2:
-            shown.setdefault(fitted.title, []).append(fitted)
-    return shown
+def violating_share(
+    trials: pd.DataFrame,
+    x: str,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    *,
+    xs: Scale | None = None,
+    hues: Scale | None = None,
+) -> Axes:
+    """Share of steps that violate descent against x by hue: median over trials with a bar over their range."""
+
+    def spread(part: pd.DataFrame) -> pd.DataFrame:
+        return part[part.violating_share.notna()].groupby(x).violating_share.agg(["min", "median", "max"])
+
+    return _errorbars(trials, spread, x, hue, ax, ylabel="share of steps violating descent", xs=xs, hues=hues)
 
 
-def laws(results: Results, fits: list[SweepFit]) -> Figure | None:
-    """Fitted laws with the interval of their median, over the points they are fitted to."""
-    shown = drawn_laws(fits)
-    if not shown:
-        return None
-    titles = list(shown)[:MOST_GROUPS]
-    columns = min(2, len(titles)) if len(titles) <= 4 else 3
-    rows = -(-len(titles) // columns)
-    extra = 1.0 if any(len(shown[title][0].x) == 2 for title in titles) else 0.0
-    figure, axes = plt.subplots(rows, columns, figsize=((4.3 + extra) * columns, 3.1 * rows), squeeze=False)
-    for ax, title in zip(axes.flat, titles, strict=False):
-        _law_panel(ax, results, shown[title], title)
-    for ax in list(axes.flat)[len(titles) :]:
-        ax.set_axis_off()
-    return figure
+def heat_map(
+    passages: pd.DataFrame,
+    x: str = "encoder.width",
+    y: str = "encoder.depth",
+    epsilon: float | None = None,
+    ax: Axes | None = None,
+    *,
+    limits: tuple[float, float] | None = None,
+) -> Axes:
+    """Median T(eps) in steps over the seeds of each cell of x and y, where a trial not there counts as longer than all.
+
+    Each cell has its number; one where not all trials got there is hatched and says how many did, and is grey where
+    fewer than half did, which leaves the median open. `passages` is that of
+    `analysis.first_passages.ended_passages`; `limits` of the colours are those of its medians if left out.
+    """
+    ax = plt.gca() if ax is None else ax
+    if epsilon is not None:
+        passages = passages[(passages.epsilon / epsilon - 1).abs() < 1e-4]
+    cells = median_steps(passages, x, y)
+    across, up = (sorted(passages[name].unique().tolist()) for name in (x, y))
+    table = cells.pivot(index=y, columns=x, values="median").reindex(index=up, columns=across)
+    low, high = limits or (float(cells["median"].min()), float(cells["median"].max()))
+    low, high = max(1.0, low), max(1.01 * max(1.0, low), high)
+    norm = LogNorm(low, high)
+    colors = ListedColormap(ramp(255, ordered=True)).with_extremes(bad="0.88")
+    mesh = ax.pcolormesh(table.clip(lower=1.0).to_numpy(), norm=norm, cmap=colors, edgecolors="white", linewidth=1.5)
+    for cell in cells.to_dict("records"):
+        _heat_cell(ax, cell, (across.index(cell[x]), up.index(cell[y])), norm, colors)
+    ax.set_xticks(np.arange(len(across)) + 0.5, [number_word(value) for value in across])
+    ax.set_yticks(np.arange(len(up)) + 0.5, [number_word(value) for value in up])
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.set(xlabel=short(x), ylabel=short(y))
+    bar = ax.figure.colorbar(mesh, ax=ax, label="median T(ε) in steps")
+    ticks = np.geomspace(low, high, 4).tolist()
+    bar.set_ticks(ticks, labels=[number_word(tick) for tick in ticks], minor=False)
+    bar.minorticks_off()
+    return ax
 
 
-def _law_panel(ax: Axes, results: Results, fits: list[SweepFit], title: str) -> None:
-    """Points, and a line with its band for each law of one variable, or for each value of a law's second variable."""
-    first = fits[0]
-    frame = first.group.of(law_frame(results, first.spec))
-    x, second = first.x[0], first.x[1] if len(first.x) == 2 else None
-    colors = sns.color_palette("colorblind", len(fits))
-    if second is None:
-        _points(ax, frame, first, "0.25")
-        for fitted, color in zip(fits, colors, strict=True):
-            _law_line(ax, frame, fitted, color, _law_label(fitted))
-    else:
-        values = sorted(frame[second].unique().tolist())
-        for value, color in zip(values, ramp(len(values), ordered=True), strict=True):
-            part = frame[frame[second] == value]
-            _points(ax, part, first, color)
-            _law_line(ax, part, first, color, number_word(value), {second: value})
+def _heat_cell(ax: Axes, cell: dict[Any, Any], corner: tuple[int, int], norm: LogNorm, colors: Colormap) -> None:
+    """The number of a cell, and where not all trials got there hatching and how many did."""
+    known, whole = not np.isnan(cell["median"]), cell["reached"] == cell["trials"]
+    words = [number_word(cell["median"])] if known else []
+    if not whole:
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor="0.35", linewidth=0))
+        words.append(f"{cell['reached']} of {cell['trials']}")
+    color = colors(norm(max(1.0, cell["median"]))) if known else (0.88, 0.88, 0.88, 1.0)
+    is_dark = float(np.dot(color[:3], LUMINANCE)) < 0.45
+    box = None if whole else {"facecolor": color, "edgecolor": "none", "pad": 1.5}
+    place = (corner[0] + 0.5, corner[1] + 0.5)
+    text = "\n".join(words)
+    ax.text(*place, text, ha="center", va="center", fontsize="small", color="white" if is_dark else "black", bbox=box)
+
+
+def fitted_law(
+    frame: pd.DataFrame,
+    fit: Fit,
+    x: str | None = None,
+    ax: Axes | None = None,
+    *,
+    at: Mapping[str, Any] | None = None,
+    color: Any = "#0173b2",
+    label: str | None = None,
+    points: Any = "0.25",
+) -> Axes:
+    """The rows that a law was fitted to and the law along x with the 95% interval of its median.
+
+    Open triangles are rows with only a lower bound, those of a column `censored`. `at` holds the law's other variables,
+    and only rows with these values are drawn. `points` is the colour of the rows; None leaves them out.
+    """
+    ax = plt.gca() if ax is None else ax
+    x = x or fit.x[0]
     values = sorted(frame[x].unique().tolist())
-    Scale(variable(x), values, [number_word(value) for value in values], True).draw(ax)
-    ax.set(yscale="log", title=wrapped(title), ylabel=WORDS.get(first.spec["y"], first.spec["y"]))
-    readable_log(ax)
-    if second is None:
-        ax.legend(fontsize="small")
-    else:
-        ax.legend(title=variable(second), loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _points(ax: Axes, frame: pd.DataFrame, fitted: SweepFit, color: Any) -> None:
-    x, y = frame[fitted.x[0]], frame[fitted.y]
-    censored = frame.get("censored", pd.Series(False, frame.index))
-    ax.scatter(x[~censored], y[~censored], color=[color], s=16, zorder=3)
-    ax.scatter(x[censored], y[censored], facecolors="none", edgecolors=[color], marker="^", s=30)
-
-
-def _law_line(
-    ax: Axes, frame: pd.DataFrame, fitted: SweepFit, color: Any, label: str, at: dict[str, Any] | None = None
-) -> None:
-    assert fitted.fit is not None
-    x = fitted.x[0]
+    for name, value in (at or {}).items():
+        frame = frame[frame[name] == value]
+    if points is not None:
+        _points(ax, frame, x, fit.y, points)
     grid = np.geomspace(frame[x].min(), frame[x].max(), 60)
-    low, high = fitted.fit.interval({x: grid, **(at or {})})
-    ax.plot(grid, fitted.fit.predict({x: grid, **(at or {})}), color=color, label=label)
+    table = {x: grid, **{name: np.full(len(grid), value) for name, value in (at or {}).items()}}
+    low, high = fit.interval(table)
+    ax.plot(grid, fit.predict(table), color=color, label=label or law_label(fit))
     ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
+    Scale(variable(x), values, [number_word(value) for value in values], True).draw(ax)
+    ax.set(yscale="log", ylabel=WORDS.get(fit.y, fit.y))
+    readable_log(ax)
+    return ax
 
 
-def _law_label(fitted: SweepFit) -> str:
-    assert fitted.fit is not None
-    a = next((e.value for name, e in fitted.fit.parameters.items() if name.startswith("a")), None)
-    return fitted.spec["law"] if a is None else f"{fitted.spec['law']}, a = {number(a)}"
+def law_label(fit: Fit) -> str:
+    """The law's name with its exponent, the first if it has several."""
+    a = next((e.value for name, e in fit.parameters.items() if name.startswith("a")), None)
+    return fit.law if a is None else f"{fit.law}, a = {number(a)}"
 
 
-def displacement(results: Results) -> Figure | None:
-    """How far weights moved by the end of training, along x by group, with the slope in the legend."""
-    layout = layout_of(results)
-    frame = results.trials[(results.trials.status == "finished") & (results.trials.displacement > 0)]
-    if layout.scale is None or frame.empty:
-        return None
-    scale = layout.scale
-    figure, ax = plt.subplots(figsize=_size(layout, extra=1.2))
-    for index, group, color, marker in layout.styled():
-        part = group.of(frame)
-        if part.empty:
-            continue
-        _medians(ax, layout, part, "displacement", index, color)
-        label = "\n".join(words for words in (layout.label(group), _slope(part, scale)) if words) or None
-        at = scale.at(part[scale.axis], index, len(layout.groups))
-        ax.scatter(at, part.displacement, color=color, marker=marker, s=22, label=label)
-    ax.set(yscale="log", ylabel="displacement (Frobenius)")
+def _points(ax: Axes, frame: pd.DataFrame, x: str, y: str, color: Any) -> None:
+    censored = frame.get("censored", pd.Series(False, frame.index)).astype(bool)
+    ax.scatter(frame[x][~censored], frame[y][~censored], color=[color], s=16, zorder=3)
+    ax.scatter(frame[x][censored], frame[y][censored], edgecolors=[color], **MISSED | {"s": 30})
+
+
+def _by_hue(frame: pd.DataFrame, hue: str | None, hues: Scale | None) -> Iterator[tuple[Look, pd.DataFrame]]:
+    """The rows of each hue with how they look; hues without rows keep their place and colour."""
+    if hue is None:
+        yield Look(0, 1, ramp(1, ordered=False)[0], MARKERS[0], None), frame
+        return
+    scale = hues or scale_of_column(frame[hue])
+    count = len(scale.values)
+    colors = ramp(count, ordered=scale.is_numeric)
+    for index, (value, word, color) in enumerate(zip(scale.values, scale.words, colors, strict=True)):
+        part = frame[frame[hue] == value]
+        if len(part):
+            yield Look(index, count, color, MARKERS[index % len(MARKERS)], word or None), part
+
+
+def _marks(ax: Axes, scale: Scale, part: pd.DataFrame, y: str, look: Look) -> None:
+    """A mark per row; the median at each x with a bar over the range, joined by a line where x are numbers."""
+    at = scale.at(part[scale.axis], look.index, look.count)
+    ax.scatter(at, part[y], color=[look.color], marker=look.marker, s=22, label=look.label)
+    spread = part.groupby(scale.axis)[y].agg(["min", "median", "max"])
+    middle = scale.at(list(spread.index), look.index, look.count)
+    ax.vlines(middle, spread["min"], spread["max"], color=look.color, linewidth=1)
+    if scale.is_numeric:
+        ax.plot(middle, spread["median"], color=look.color, linewidth=1.2)
+
+
+def _errorbars(
+    frame: pd.DataFrame,
+    spread: Callable[[pd.DataFrame], pd.DataFrame],
+    x: str,
+    hue: str | None,
+    ax: Axes | None,
+    *,
+    ylabel: str,
+    xs: Scale | None,
+    hues: Scale | None,
+) -> Axes:
+    """Low, middle and high, the columns of `spread` by x, for each hue."""
+    ax = plt.gca() if ax is None else ax
+    scale = xs or scale_of_column(frame[x])
+    for look, part in _by_hue(frame, hue, hues):
+        found = spread(part)
+        found = found.sort_index() if scale.is_numeric else found
+        low, middle, high = (found[name].to_numpy(dtype=float) for name in found)
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 5, "capsize": 3}
+        style |= {"linestyle": "-" if scale.is_numeric else "", "label": look.label}
+        at = scale.at(list(found.index), look.index, look.count)
+        ax.errorbar(at, middle, yerr=np.abs(np.stack([middle - low, high - middle])), **style)
+    ax.set(ylabel=ylabel, ylim=(-0.04, 1.04))
     scale.draw(ax)
-    readable_log(ax)
-    _legend_beside(ax, layout)
-    return figure
+    return _finish(ax, hue)
 
 
-def _slope(part: pd.DataFrame, scale: Scale) -> str:
-    """The exponent of displacement in the descent regime with its 95% interval, where the trials set it."""
-    settled = part[part.descent_regime.fillna(False).astype(bool)]
-    if not scale.is_log or settled[scale.axis].nunique() < 3:
-        return ""
-    try:
-        fit = fit_law(settled, law="power", y="displacement", x=scale.axis, hold_out=False)
-    except ValueError:
-        return ""
-    a = fit.parameters["a"]
-    return f"slope {number(-a.value)} [{number(-a.high)}, {number(-a.low)}]"
-
-
-def shares(results: Results) -> Figure | None:
-    """Share of stationary trials, and of steps that violate descent, along x by group."""
-    layout = layout_of(results)
-    if layout.scale is None:
-        return None
-    scale, count = layout.scale, len(layout.groups)
-    frame = stationary_shares(results, [*layout.groups[0].values, scale.axis])
-    if frame.empty:
-        return None
-    width, height = _size(layout)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(width + 4.4, height))
-    ended = results.trials[results.trials.violating_share.notna()]
-    line = "-" if scale.is_numeric else ""
-    for index, group, color, marker in layout.styled():
-        style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "capsize": 3}
-        part = group.of(frame)
-        part = part.sort_values(scale.axis) if scale.is_numeric else part
-        errors = np.abs(np.stack([part.share - part.low, part.high - part.share]))
-        left.errorbar(scale.at(part[scale.axis], index, count), part.share, yerr=errors, **style)
-        spread = group.of(ended).groupby(scale.axis).violating_share.agg(["min", "median", "max"])
-        errors = np.stack([spread["median"] - spread["min"], spread["max"] - spread["median"]])
-        at = scale.at(list(spread.index), index, count)
-        right.errorbar(at, spread["median"], yerr=errors, label=layout.label(group) or None, **style)
-    left.set(ylabel="share of stationary trials", ylim=(-0.04, 1.04))
-    right.set(ylabel="share of steps violating descent", ylim=(-0.04, 1.04))
-    for ax in (left, right):
-        scale.draw(ax)
-    _legend_beside(right, layout)
-    return figure
-
-
-MOST_KINDS = 5
-"""Kinds of end points that have a marker each; more are told apart only as stationary or not."""
-BAND = 1.2
-"""Width of the band for shares of exactly 0, in decades."""
-
-
-def descent(results: Results) -> Figure | None:
-    """Final G against the share of steps that violate descent, coloured by the value along x."""
-    frame = descent_frame(results)
-    scale = layout_of(results).scale
-    if frame.empty:
-        return None
-    frame = frame if scale is None else frame.sort_values(scale.axis, key=lambda column: column.map(_rank(scale)))
-    colors = ramp(len(scale.values), ordered=scale.is_numeric) if scale else ramp(1, ordered=True)
-    figure, ax = plt.subplots(figsize=(7.0, 3.9))
-    left = _share_axis(ax, frame.violating_share)
-    marked = _marked(frame)
-    rim = 0.4 if len(frame) <= MOST_MARKS else 0.0
-    marks = dict(zip(sorted(marked.unique(), key=_mark_order), MARKERS, strict=False))
-    at = _share_places(frame.violating_share.astype(float), left)
-    height = _above_zero(frame.scaled_grad_norm_sq)
-    for (_, part), color in zip(_along(scale, frame), colors, strict=True):
-        for name, marker in marks.items():
-            some = part.index[marked[part.index] == name]
-            style: dict[str, Any] = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": rim}
-            ax.scatter(at[some], height[some], color=[color], zorder=3, **style)
-    ax.axhline(results.experiment["stationary_below"], color="0.35", linestyle=":", linewidth=1)
-    ax.axvline(np.log10(DESCENT_REGIME), color="0.35", linestyle="--", linewidth=1)
-    ax.set(yscale="log", xlabel="share of steps violating descent", ylabel="final scaled G")
-    readable_log(ax)
-    handles: list[Artist] = [_heading("end point")]
-    handles += [Line2D([], [], color="0.3", marker=mark, linestyle="", label=name) for name, mark in marks.items()]
-    if scale:
-        handles.append(_heading(short(scale.axis)))
-        handles += [Patch(color=color, label=text) for color, text in zip(colors, scale.words, strict=True)]
-    figure.legend(handles=handles, loc="outside right center", handlelength=1.0)
-    return figure
-
-
-def _rank(scale: Scale) -> dict[Any, int]:
-    """The place of each value among the others."""
-    return {value: place for place, value in enumerate(scale.values)}
-
-
-def _heading(text: str) -> Artist:
-    """An entry of a legend that heads those after it."""
-    return Line2D([], [], linestyle="", label=text)
-
-
-def _marked(frame: pd.DataFrame) -> pd.Series[str]:
-    """The kind of each trial's end point if all have one and they are few, else whether it is stationary."""
-    if "kind" in frame and frame.kind.notna().all() and frame.kind.nunique() <= MOST_KINDS:
-        return frame.kind.astype(str)
-    return frame.stationary.map({True: STATIONARY, False: NOT_STATIONARY})
-
-
-def _mark_order(name: str) -> tuple[int, str]:
-    order = [*KINDS, STATIONARY, NOT_STATIONARY]
-    return (order.index(name) if name in order else len(order), name)
-
-
-def _share_axis(ax: Axes, shares: pd.Series[float]) -> float:
-    """Shares in decades along x, left of them a band for exactly 0; gives where the band ends."""
-    positive = shares[shares > 0]
-    left = min(-3.0, np.floor(np.log10(positive.min()))) if len(positive) else -3.0
-    ax.axvspan(left - BAND, left, color="0.94", linewidth=0, zorder=0)
-    decades = np.arange(left + (left < -3), 1)
-    ax.set_xticks([left - BAND / 2, *decades], ["0", *(f"{100 * 10.0**decade:g} %" for decade in decades)])
-    ax.set_xlim(left - BAND, 0.1)
-    return float(left)
-
-
-def _share_places(shares: pd.Series[float], left: float) -> pd.Series[float]:
-    """Where shares lie; those of 0 side by side in the band, in the order of the rows."""
-    zero = shares == 0
-    rank = (zero.cumsum() - 0.5) / max(1, zero.sum())
-    decades = pd.Series(np.log10(shares.where(~zero, 1.0)), shares.index)
-    return decades.where(~zero, left - BAND * (0.97 - 0.94 * rank))
-
-
-def _above_zero(values: pd.Series[float]) -> pd.Series[float]:
-    """The values; those of exactly 0, which a log axis does not have, lie below all others."""
-    positive = values[values > 0]
-    return values.clip(lower=positive.min() / 3 if len(positive) else 1.0)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The threshold that a figure shows."""
-
-    epsilon: float
-    relative: bool
-
-    @property
-    def condition(self) -> str:
-        """When it is passed."""
-        return f"G ≤ {self.epsilon:.3g}" + (" of its largest" if self.relative else "")
-
-
-def shown_threshold(results: Results, fits: list[SweepFit]) -> Shown:
-    """The threshold to draw: the first that a law names, else the smallest that three quarters of trials reach."""
-    for fitted in fits:
-        for epsilon in fitted.spec.get("epsilon") or []:
-            return Shown(float(epsilon), bool(fitted.spec.get("relative")))
-    absolute = results.passages[~results.passages.relative.astype(bool)]
-    reached = absolute.groupby("epsilon").reached.mean()
-    most = reached[reached >= 0.75]
-    return Shown(float(most.index.min() if len(most) else absolute.epsilon.max()), False)
-
-
-def _size(layout: Layout, *, extra: float = 0.0) -> tuple[float, float]:
-    """Room for the panel and for a legend beside it."""
-    longest = max((len(group.title) for group in layout.groups), default=0)
-    is_words = layout.scale is not None and not layout.scale.is_numeric
-    words = max(0, len(layout.scale.values) - 4) if layout.scale and is_words else 0
-    return 4.6 + 0.6 * words + min(3.0, 0.09 * longest) + extra, 4.0 if is_words else 3.6
-
-
-def wrapped(title: str) -> str:
-    """A title in lines that a panel has room for."""
-    return textwrap.fill(title, 44)
-
-
-def ramp(count: int, *, ordered: bool) -> list[Any]:
-    """Colours from light to dark for numbers, distinct ones for words."""
-    return (
-        list(sns.color_palette("viridis_r", count + 1))[1:] if ordered else list(sns.color_palette("colorblind", count))
-    )
+def _finish(ax: Axes, hue: str | None) -> Axes:
+    """A legend where there are labels."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(title=None if hue is None else short(hue), fontsize="small")
+    return ax

@@ -73,6 +73,11 @@ def load_results(
     return with_twin_distances(results)
 
 
+def read_records(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of a folder's records, those that are there."""
+    return _read(f"{folder}/records.parquet", columns)[0]
+
+
 def _folder(source: Path, experiment: str | None) -> Path:
     if experiment is None and (source / "trials.parquet").exists():
         return source

@@ -80,6 +80,8 @@ class Prediction:
     """What theory says, in a sentence."""
     source: str
     estimate: Estimator
+    records: tuple[str, ...] = ()
+    """Columns of records that it reads, beside `trial_id` and `step`, where they are there."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ ORDER = (
 _KNOWN: dict[str, Prediction] = {}
 
 
-def predicts(name: str, source: str) -> Callable[[Estimator], Estimator]:
+def predicts(name: str, source: str, *, records: tuple[str, ...] = ()) -> Callable[[Estimator], Estimator]:
     """Register an estimator as the line of the ledger with this name; its docstring is the claim."""
 
     def add(estimate: Estimator) -> Estimator:
         if name in _KNOWN or name not in ORDER:
             raise ValueError(f"{name!r} is registered twice, or has no place in ORDER")
         claim = " ".join((estimate.__doc__ or "").split())
-        _KNOWN[name] = Prediction(name=name, claim=claim, source=source, estimate=estimate)
+        _KNOWN[name] = Prediction(name=name, claim=claim, source=source, estimate=estimate, records=records)
         return estimate
 
     return add

@@ -7,9 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import plt, readable_log, wrapped
 from analysis.laws_of_sweep import number
 from analysis.ledger import Evidence, Verdict
+from analysis.scales import readable_log
+from analysis.theme import plt, wrapped
+from analysis.verdict_words import range_words
 
 MOST_PANELS = 6
 ESTIMATE = "#0173b2"
@@ -115,13 +117,3 @@ def _through_the_middle(points: pd.DataFrame, grid: np.ndarray, slope: float) ->
 def _shown(evidence: Evidence) -> str:
     """What the points are, of which the slope is estimated."""
     return evidence.what.removeprefix("slope of the ").removeprefix("slope of ").replace(" against the distance", "")
-
-
-def range_words(expected: tuple[float, float] | None) -> str:
-    """`−0.6 to −0.4`, `at most 1`, `above 0`; a dash where nothing is expected."""
-    if expected is None:
-        return "–"
-    low, high = expected
-    if np.isinf(low):
-        return f"at most {number(high)}"
-    return f"at least {number(low)}" if np.isinf(high) else f"{number(low)} to {number(high)}"

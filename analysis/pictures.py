@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -18,6 +19,8 @@ FORMATS = ("svg", "png", "pdf")
 TABLES = ("records.parquet", "passages.parquet")
 """What figures show beside the trials, whose table also counts runs of the command."""
 LIBRARIES = ("matplotlib", "seaborn", "numpy", "scipy", "pandas")
+LEDGER = "ledger-"
+"""Begins the names of figures of verdicts."""
 INDEX = "pictures.json"
 """Beside fits.json: which figures there are, and the mark of what they are made from."""
 
@@ -31,12 +34,17 @@ class Picture:
     caption: str
     image: str
     """SVG as a data URI."""
+    width: int
+    """In points, as it was drawn."""
 
     @classmethod
     def load(cls, folder: Path, name: str, title: str, caption: str) -> Picture:
         """The figure as it was saved to a folder."""
-        content = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
-        return cls(name, title, caption, "data:image/svg+xml;base64," + content)
+        drawn = (folder / f"{name}.svg").read_bytes()
+        width = re.search(rb'<svg [^>]*?width="([\d.]+)pt"', drawn)
+        assert width is not None, f"{name}.svg does not say how wide it is"
+        image = "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()
+        return cls(name, title, caption, image, round(float(width[1])))
 
 
 def unless_kept(results: Results, folder: Path, draw: Callable[[], list[Picture]]) -> list[Picture]:
@@ -51,7 +59,7 @@ def unless_kept(results: Results, folder: Path, draw: Callable[[], list[Picture]
         return kept
     index.unlink(missing_ok=True)  # ended in between, half of the files would be of another time
     pictures = draw()
-    known = [{name: value for name, value in asdict(p).items() if name != "image"} for p in pictures]
+    known = [{name: value for name, value in asdict(p).items() if name not in ("image", "width")} for p in pictures]
     index.write_text(json.dumps({"made_of": mark, "pictures": known}, indent=1) + "\n", encoding="utf-8")
     return pictures
 

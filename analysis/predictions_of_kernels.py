@@ -19,9 +19,10 @@ SIMILARITY = "loss.similarity"
 HALF = (-0.6, -0.4)
 """m^-1/2 with its margin."""
 UNMEASURED = "the kernel was not measured"
+KERNEL_CURVES = ("time", "kernel_drift_query", "kernel_drift_key")
 
 
-@predicts("ntk-drift", JACOT)
+@predicts("ntk-drift", JACOT, records=KERNEL_CURVES)
 def ntk_drift(results: Results) -> Iterator[Evidence]:
     """The relative drift of the tangent kernel, at one time η t, falls at least as m^-0.4."""
     frame, reason = _drifts(results)
@@ -58,7 +59,7 @@ def _kernel_curves(results: Results) -> dict[str, pd.DataFrame]:
     return {str(trial_id): curve for trial_id, curve in columns.groupby("trial_id", sort=False)}
 
 
-@predicts("ntk-init", JACOT)
+@predicts("ntk-init", JACOT, records=("kernel_trace_query", "kernel_trace_key"))
 def ntk_init(results: Results) -> Iterator[Evidence]:
     """The tangent kernel at the draw varies over seeds, relative to its mean, as m^-1/2."""
     what = "slope of the relative standard deviation over seeds of the kernel's trace at the draw"
@@ -95,7 +96,7 @@ def _spreads(part: pd.DataFrame) -> tuple[float, pd.DataFrame]:
     return float(slope), pd.DataFrame({"x": spread.index.astype(float), "y": spread.to_numpy()})
 
 
-@predicts("similarity", "docs/science.md")
+@predicts("similarity", "docs/science.md", records=KERNEL_CURVES)
 def similarity(results: Results) -> Iterator[Evidence]:
     """Under inner products the kernel drifts more than under cosines at the same time η t, and ever more so."""
     what = "ratio of the kernel's drift, inner product over cosine"
@@ -149,7 +150,7 @@ def twin(results: Results) -> Iterator[Evidence]:
     yield slope(there, WIDTH, what, (-INFINITY, 0.0))
 
 
-@predicts("separation", "arXiv 1811.03962")
+@predicts("separation", "arXiv 1811.03962", records=("kernel_smallest_query",))
 def separation(results: Results) -> Iterator[Evidence]:
     """With planted close pairs, the loss's decrease and the kernel's smallest eigenvalue grow with their distance."""
     axis = results.axis("separation")

@@ -74,7 +74,7 @@ def time_eps(results: Results) -> Iterator[Evidence]:
     yield _at_most_one(what, points, variable="ε")
 
 
-@predicts("rate", WEN)
+@predicts("rate", WEN, records=("running_min_scaled_grad_norm_sq", "violating_share"))
 def rate(results: Results) -> Iterator[Evidence]:
     """Local slopes of min G in T; theory bounds the level of min G, not its slope."""
     trials = chosen_trials(results, "descent")
@@ -101,7 +101,7 @@ def rate(results: Results) -> Iterator[Evidence]:
         )
 
 
-@predicts("width-floor", WEN)
+@predicts("width-floor", WEN, records=("running_min_scaled_grad_norm_sq",))
 def width_floor(results: Results) -> Iterator[Evidence]:
     """Wider pairs get closer to G = 0: in min G = E + A T^-a the floor E falls with width, or is 0 with intervals that
     end below half of the smallest G that was seen."""
@@ -259,7 +259,7 @@ def _bracket(part: pd.DataFrame) -> tuple[float, float] | None:
     return float(part[WIDTH].iloc[last]), float(part[WIDTH].iloc[last + 1])
 
 
-@predicts("angles", "Cho & Saul 2009")
+@predicts("angles", "Cho & Saul 2009", records=("median_angle_by_layer",))
 def angles(results: Results) -> Iterator[Evidence]:
     """At the draw, angles between samples follow the ReLU map from layer to layer within 5%."""
     what = "ratio of the median angle at the draw to the map's"
@@ -279,6 +279,11 @@ def angles(results: Results) -> Iterator[Evidence]:
     ratios = pd.DataFrame([_angle_ratios(starts.median_angle_by_layer.get(i)) for i in frame.trial_id], frame.index)
     for depth, part in frame.groupby("encoder.depth") if "encoder.depth" in frame else [("", frame)]:
         mine = ratios.loc[part.index].dropna(axis=1)
+        if mine.empty:
+            yield Evidence(
+                what=f"{what}, depth {depth}", reason="a trial of the widest towers has no angles at the start"
+            )
+            continue
         layer = int((mine.mean() - 1).abs().idxmax())
         width = f"width {part[WIDTH].iloc[0]:.0f}, depth {depth}"
         tower = "key" if layer >= 100 else "query"

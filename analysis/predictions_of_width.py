@@ -20,7 +20,7 @@ HALF = (-0.6, -0.4)
 EDGE_STEPS = 100
 
 
-@predicts("grad-width", ALLEN_ZHU)
+@predicts("grad-width", ALLEN_ZHU, records=("grad_norm_sq", "grad_norm_sq_by_layer"))
 def grad_width(results: Results) -> Iterator[Evidence]:
     """The raw squared gradient of the hidden layers starts as m^1 (allen-zhu, standard) or m^0 (ntk)."""
     starts = results.records[results.records.step == 0].set_index("trial_id")
@@ -46,7 +46,7 @@ def _hidden(trials: pd.DataFrame, starts: pd.DataFrame) -> pd.Series[float]:
     return pd.Series(found, dtype=float)
 
 
-@predicts("lr-width", ALLEN_ZHU)
+@predicts("lr-width", ALLEN_ZHU, records=("loss", "scaled_grad_norm_sq_query", "grad_norm_sq_query"))
 def lr_width(results: Results) -> Iterator[Evidence]:
     """The largest rate ηP of the weights at which the loss stays below its start for 100 steps goes as m^-1 (allen-zhu,
     standard) or m^0 (ntk), under inner products. It lies between two rates of the axis; so much wider is the interval.
@@ -104,20 +104,20 @@ def _around_largest_rate(cell: pd.DataFrame) -> tuple[float, float]:
     return float(below), float(above)
 
 
-@predicts("displacement", ALLEN_ZHU)
+@predicts("displacement", ALLEN_ZHU, records=("displacement",))
 def displacement(results: Results) -> Iterator[Evidence]:
     """The weights' distance from their draw, at one level of G, falls as m^-1/2."""
     yield from _at_level(results, "displacement", "displacement", HALF)
 
 
-@predicts("rel-displacement", ALLEN_ZHU)
+@predicts("rel-displacement", ALLEN_ZHU, records=("relative_spectral_displacement", "relative_displacement"))
 def rel_displacement(results: Results) -> Iterator[Evidence]:
     """Relative to the draw it falls as m^-1/2 in the spectral norm and m^-1 in Frobenius's."""
     yield from _at_level(results, "relative_spectral_displacement", "relative spectral displacement", HALF)
     yield from _at_level(results, "relative_displacement", "relative Frobenius displacement", (-1.1, -0.9))
 
 
-@predicts("flips", ALLEN_ZHU)
+@predicts("flips", ALLEN_ZHU, records=("flipped_share",))
 def flips(results: Results) -> Iterator[Evidence]:
     """The share of activations that flip falls with width, as a power between −0.6 and −0.23."""
     yield from _at_level(results, "flipped_share", "flipped share", (-0.6, -0.23))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,20 @@ import jinja2
 import pandas as pd
 
 from analysis.end_points import cut_short_words, end_points, unstable_words
-from analysis.frames import ENDED, Results, load_results, short
+from analysis.frames import ENDED, Results, load_results, read_records, short
 from analysis.laws_of_sweep import SweepFit, fit_sweep, interval, known_command, number, write_fits
 from analysis.layout import groups, main_axes, word
-from analysis.pictures import Picture, unless_kept
+from analysis.ledger import Verdict
+from analysis.pictures import LEDGER, Picture, unless_kept
 from analysis.thresholds import judged, stationary_shares, thresholds
+from analysis.verdict_words import (
+    counts_sentence,
+    estimate_words,
+    names_of,
+    range_words,
+    record_columns,
+    with_evidence,
+)
 
 MOST_FAILURES = 20
 RECORD_COLUMNS = ("trial_id", "step", "scaled_grad_norm_sq")
@@ -33,6 +42,7 @@ class Report:
     results: Results
     """Records have the columns that the page shows."""
     fits: list[SweepFit]
+    verdicts: list[Verdict]
 
 
 def write_report(folder: Path | str, *, command: str | None = None, home: Path | str | None = None) -> Report:
@@ -49,18 +59,29 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
     command = command or known_command(results.folder) or _repeat(str(home or results.folder))
     fits = fit_sweep(results)
     write_fits(fits, results.folder / "fits.json", command=command)
+    verdicts = _judge(results, results.folder)
     figures = results.folder / "figures"
-    pictures = unless_kept(results, figures, partial(_draw, results, fits, figures))
-    page = render(results, fits, pictures, command=command)
+    pictures = unless_kept(results, figures, partial(_draw, results, fits, verdicts, figures))
+    page = render(results, fits, verdicts, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
-    return Report(path, results, fits)
+    return Report(path, results, fits, verdicts)
 
 
-def _draw(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:
+def _judge(results: Results, folder: Path) -> list[Verdict]:
+    """The verdicts with evidence; what they need of records is read for them alone."""
+    names = names_of(results)
+    columns = record_columns(names)
+    if columns:
+        records = read_records(folder, list(dict.fromkeys([*RECORD_COLUMNS, *columns])))
+        results = replace(results, records=records)
+    return with_evidence(results, names)
+
+
+def _draw(results: Results, fits: list[SweepFit], verdicts: list[Verdict], folder: Path) -> list[Picture]:
     from analysis.drawings import draw_figures  # which loads what draws: seconds that a kept figure does not cost
 
-    return draw_figures(results, fits, folder)
+    return draw_figures(results, fits, folder, verdicts)
 
 
 def _repeat(folder: str) -> str:
@@ -68,7 +89,9 @@ def _repeat(folder: str) -> str:
     return shlex.join(["stillpoint", "run", f"{folder}/experiment.yaml", "--results", folder.rpartition("/")[0] or "."])
 
 
-def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, command: str) -> str:
+def render(
+    results: Results, fits: list[SweepFit], verdicts: list[Verdict], pictures: list[Picture], *, command: str
+) -> str:
     """The page as HTML; the date stands in one place."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -90,6 +113,9 @@ def render(results: Results, fits: list[SweepFit], pictures: list[Picture], *, c
         cut_short=cut_short_words(results),
         laws=[law_row(fitted) for fitted in fits],
         pictures=pictures,
+        ledger=[ledger_row(verdict, {picture.name for picture in pictures}) for verdict in verdicts],
+        ledger_sentence=counts_sentence(verdicts),
+        num_judged_predictions=len(names_of(results)),
         failures=_failures(results.trials),
         settings=_settings(results),
         stacks=_stacks(results),
@@ -128,6 +154,30 @@ def share_table(results: Results) -> dict[str, Any] | None:
         rows.append((group.title or "all", [by_value.get(value) for value in columns or [None]]))
     names = ["trials"] if axis is None else [word(value) for value in columns]
     return {"axis": "" if axis is None else short(axis), "columns": names, "rows": rows}
+
+
+SHOWN_BY = {"threshold": "shares"}
+"""Figures of the page that show a prediction's evidence where it has none of its own."""
+
+
+def ledger_row(verdict: Verdict, drawn: set[str]) -> dict[str, Any]:
+    """A prediction with its verdict, a line for each estimate, and the figure of the page that shows them."""
+    prediction = verdict.prediction
+    own = f"{LEDGER}{prediction.name}"
+    figure = own if own in drawn else SHOWN_BY.get(prediction.name, "")
+    lines = [
+        {"what": e.what, "estimate": estimate_words(e), "expected": range_words(e.expected), "word": e.word}
+        | {"trials": str(e.num_trials or "–")}
+        for e in verdict.evidence
+    ]
+    return {
+        "name": prediction.name,
+        "claim": prediction.claim,
+        "source": prediction.source,
+        "word": verdict.word,
+        "lines": lines,
+        "figure": figure if figure in drawn else "",
+    }
 
 
 def law_row(fitted: SweepFit) -> dict[str, Any]:

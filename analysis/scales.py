@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.frames import Results, short
-from analysis.layout import is_numeric, labels
+from analysis.layout import is_numeric, labels, word
 
 ROOM = 48
 """Letters of tick labels along one panel."""
@@ -64,6 +64,16 @@ class Scale:
 def number_word(value: float) -> str:
     """Three digits, without an exponent where it reads well."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def scale_of_column(column: pd.Series[Any]) -> Scale:
+    """The scale of a column of any frame, with its values as their own words."""
+    numeric, axis = is_numeric(column), str(column.name)
+    if numeric:
+        numbers = sorted(column.dropna().unique().tolist())
+        return Scale(axis, numbers, [number_word(value) for value in numbers], True)
+    values = column.dropna().unique().tolist()
+    return Scale(axis, values, [word(value) for value in values], False)
 
 
 def scale_of(results: Results, axis: str) -> Scale:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import numpy as np
 
 from analysis.drawings import draw_figures
 from analysis.end_points import cut_short_words
 from analysis.frames import Results, load_results
-from analysis.laws_of_sweep import fit_sweep, number
-from analysis.ledger import Evidence, Verdict, judge, ledger
-from analysis.ledger_figures import evidence_figure, is_drawn, range_words
+from analysis.laws_of_sweep import fit_sweep
+from analysis.ledger import Verdict, judge, ledger
+from analysis.ledger_figures import evidence_figure, is_drawn
+from analysis.verdict_words import estimate_words, range_words
 
 SHOWN = ("shares", "passages", "curves")
 """Figures of a sweep's report that the page shows beside those of its verdicts."""
@@ -91,10 +91,10 @@ def write_page(folders: Mapping[Path, str], page: Path, *, command: str) -> list
 
 def _draw(sweep: Sweep, folder: Path) -> dict[str, str]:
     """Captions by the names of the figures of one sweep, saved as PNG."""
-    from analysis import figures
+    from analysis import theme
 
     captions = {}
-    with figures.theme():
+    with theme.theme():
         for verdict in sweep.verdicts:
             if (figure := evidence_figure(verdict)) is not None:
                 name = f"{sweep.name}-{verdict.prediction.name}"
@@ -114,11 +114,11 @@ def _draw(sweep: Sweep, folder: Path) -> dict[str, str]:
 
 
 def _save(figure: object, folder: Path, name: str) -> None:
-    from analysis import figures
+    from analysis import theme
 
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=110)  # type: ignore[attr-defined]
-    figures.plt.close(figure)  # type: ignore[arg-type]
+    theme.plt.close(figure)  # type: ignore[arg-type]
 
 
 def _rows(verdict: Verdict, sweep: Sweep, drawn: Iterable[str]) -> list[dict[str, str]]:
@@ -136,16 +136,6 @@ def _rows(verdict: Verdict, sweep: Sweep, drawn: Iterable[str]) -> list[dict[str
         }
         for evidence in verdict.evidence
     ]
-
-
-def estimate_words(evidence: Evidence) -> str:
-    """The estimate with its interval, or why there is none."""
-    if evidence.reason:
-        return evidence.reason
-    if evidence.low == evidence.high:
-        return number(evidence.value)
-    low, high = ("−∞" if e == -np.inf else "∞" if e == np.inf else number(e) for e in (evidence.low, evidence.high))
-    return f"{number(evidence.value)} [{low}, {high}]"
 
 
 def summary(sweeps: Sequence[Sweep]) -> list[tuple[str, str, str]]:

@@ -17,14 +17,23 @@ MOST = 0.9
 
 def judged(results: Results) -> pd.DataFrame:
     """Trials that ended and of which it is known whether they are stationary: those without a certificate are not."""
-    trials = results.trials
+    return judged_trials(results.trials)
+
+
+def judged_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trials that are judged."""
     known = trials[trials.status.isin(ENDED) & trials.stationary.notna()]
     return known.assign(stationary=known.stationary.astype(bool))
 
 
 def stationary_shares(results: Results, axes: list[str]) -> pd.DataFrame:
     """Judged trials, by the values of `axes`: count, stationary, share, and its Wilson 95% interval."""
-    counted = judged(results).groupby(axes, dropna=False).stationary.agg(["size", "sum"]).reset_index()
+    return shares_of(results.trials, axes)
+
+
+def shares_of(trials: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    """Stationary shares of the judged ones among these trials."""
+    counted = judged_trials(trials).groupby(axes, dropna=False).stationary.agg(["size", "sum"]).reset_index()
     counted = counted.rename(columns={"size": "trials", "sum": "stationary"})
     bounds = [wilson_interval(int(s), int(n)) for s, n in zip(counted.stationary, counted.trials, strict=True)]
     shares = counted.stationary / counted.trials

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figures
+from analysis import report_figures, theme
 from analysis.descent import best_cut, descent_frame, descent_sentences
 from analysis.frames import Results
 
@@ -101,15 +101,15 @@ def test_trials_that_were_not_judged_or_diverged_are_left_out():
 )
 def test_the_figure_is_drawn_of_what_there_is(changes: dict[str, list]):
     results = sweep(**{**MEASURED, **changes})
-    with figures.theme():
-        figure = figures.descent(results)
+    with theme.theme():
+        figure = report_figures.descent(results)
         drawn = len(descent_frame(results))
         if figure is None:
             assert drawn == 0
             return
         (ax,) = figure.axes
         points = np.concatenate([np.asarray(marks.get_offsets()) for marks in ax.collections])
-        figures.plt.close(figure)
+        theme.plt.close(figure)
     assert len(points) == drawn
     assert np.isfinite(points).all()
     assert (points[:, 1] > 0).all()
@@ -119,9 +119,9 @@ def test_the_figure_is_drawn_of_what_there_is(changes: dict[str, list]):
 def test_kinds_have_a_marker_each_where_all_are_known():
     kinds = ["minimum-like", None, "saddle-like", "not-stationary", "diverged"]
     results = sweep(**{**MEASURED, "kind": kinds})
-    with figures.theme():
-        figure = figures.descent(results)
+    with theme.theme():
+        figure = report_figures.descent(results)
         assert figure is not None
         words = [text.get_text() for text in figure.legends[0].get_texts()]
-        figures.plt.close(figure)
+        theme.plt.close(figure)
     assert words == ["end point", "minimum-like", "saddle-like", "not-stationary", "width", "8", "16", "32"]

@@ -16,7 +16,7 @@ import pytest
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
-from analysis import diagnostics, figures, fit_law, load_results
+from analysis import diagnostics, fit_law, load_results, report_figures, theme
 from analysis.choice import compare_laws
 from analysis.frames import Results, law_frame, passage_frame
 from analysis.laws_of_sweep import fit_sweep
@@ -238,10 +238,10 @@ def test_each_method_of_the_laws_is_an_item_of_its_own(full: Path, tmp_path: Pat
 
 def test_slopes_of_displacement_have_intervals(full: Path):
     results = load_results(full)
-    figure = figures.displacement(replace(results, trials=results.trials.assign(descent_regime=True)))
+    figure = report_figures.displacement(replace(results, trials=results.trials.assign(descent_regime=True)))
     assert figure is not None
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    figures.plt.close(figure)
+    theme.plt.close(figure)
     assert len(words) == 2
     assert all(re.search(r"slope \S+ \[\S+, \S+\]$", word) for word in words)
 
@@ -301,23 +301,23 @@ def test_a_law_in_epsilon_has_a_panel_and_its_variable_is_named(full: Path, tmp_
     assert fits[0].title == "T(ε) in steps, depth 1, width 8"
     assert fits[0].law_words == "power in ε"
     assert any(fitted.fit is not None for fitted in fits)
-    with figures.theme():
-        figure = figures.laws(only, fits)
+    with theme.theme():
+        figure = report_figures.laws(only, fits)
         assert figure is not None
-        figures.save(figure, tmp_path, "laws")
-        figures.plt.close(figure)
+        theme.save(figure, tmp_path, "laws")
+        theme.plt.close(figure)
 
 
 def test_a_law_of_two_variables_has_a_line_for_each_value_of_the_second(full: Path):
     results = load_results(full)
     law = {"law": "multiplicative", "y": "displacement", "x": ["width", "depth"], "among": "finished"}
     only = replace(results, experiment=results.experiment | {"laws": [law]})
-    with figures.theme():
-        figure = figures.laws(only, fit_sweep(only))
+    with theme.theme():
+        figure = report_figures.laws(only, fit_sweep(only))
         assert figure is not None
         (ax,) = figure.axes
         assert ax.get_legend_handles_labels()[1] == ["1", "2"]
-        figures.plt.close(figure)
+        theme.plt.close(figure)
 
 
 def test_a_law_stands_beside_its_rival_on_the_same_rows(full: Path):
@@ -342,11 +342,11 @@ def test_residuals_are_logarithms_of_measured_over_fitted(full: Path):
     only = replace(results, experiment=results.experiment | {"laws": [law]})
     (fitted,) = fits = fit_sweep(only)
     assert fitted.fit is not None
-    with figures.theme():
+    with theme.theme():
         figure = diagnostics.residuals(only, fits)
         assert figure is not None
         (marks, _) = [np.asarray(artist.get_offsets()) for artist in figure.axes[0].collections]
-        figures.plt.close(figure)
+        theme.plt.close(figure)
     trials = results.trials[results.trials.status == "finished"]
     expected = np.log(trials.displacement) - np.log(fitted.fit.predict(trials))
     assert sorted(marks[:, 1]) == pytest.approx(sorted(expected))
@@ -354,11 +354,11 @@ def test_residuals_are_logarithms_of_measured_over_fitted(full: Path):
 
 def test_what_was_not_reached_is_told_for_every_threshold(full: Path):
     results = load_results(full)
-    with figures.theme():
+    with theme.theme():
         figure = diagnostics.unreached(results)
         assert figure is not None
         lines = {(ax.get_title(), line.get_label()): line for ax in figure.axes for line in ax.get_lines()}
-        figures.plt.close(figure)
+        theme.plt.close(figure)
     assert {title for title, _ in lines} == {"depth 1", "depth 2"}
     for (title, width), line in lines.items():
         of = results.trials[
@@ -421,34 +421,34 @@ def test_a_report_reads_the_columns_of_records_that_it_shows(full: Path):
     pd.testing.assert_frame_equal(some, load_results(full).records[["trial_id", "loss"]])
 
 
-@pytest.mark.parametrize("count", [figures.MOST_MARKS, figures.MOST_MARKS + 1])
+@pytest.mark.parametrize("count", [theme.MOST_MARKS, theme.MOST_MARKS + 1])
 def test_many_marks_are_one_picture(count: int, tmp_path: Path):
-    figure, ax = figures.plt.subplots()
+    figure, ax = theme.plt.subplots()
     ax.scatter(np.arange(count - 5), np.arange(count - 5))
     ax.scatter(np.arange(5), np.arange(5))
-    figures.save(figure, tmp_path, "marks")
-    figures.plt.close(figure)
+    theme.save(figure, tmp_path, "marks")
+    theme.plt.close(figure)
     svg = (tmp_path / "marks.svg").read_text()
-    assert svg.count("<image") == (count > figures.MOST_MARKS)
-    assert (svg.count("<use") < 100) == (count > figures.MOST_MARKS)
+    assert svg.count("<image") == (count > theme.MOST_MARKS)
+    assert (svg.count("<use") < 100) == (count > theme.MOST_MARKS)
 
 
 def test_a_figure_is_laid_out_once_for_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     times = []
     execute = ConstrainedLayoutEngine.execute
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, f: (times.append(1), execute(self, f))[1])
-    with figures.theme():
-        figure, _ = figures.plt.subplots()
-        figures.save(figure, tmp_path, "empty")
-        figures.plt.close(figure)
+    with theme.theme():
+        figure, _ = theme.plt.subplots()
+        theme.save(figure, tmp_path, "empty")
+        theme.plt.close(figure)
     assert times == [1]
     assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".pdf"}
 
 
 def test_a_legend_of_many_numbers_keeps_the_first_and_the_last():
     texts = [str(number) for number in range(49)]
-    shown = figures.spread_out(texts, 10)
+    shown = report_figures.spread_out(texts, 10)
     assert len(shown) == 10
     assert (shown[0], shown[-1]) == ("0", "48")
     assert shown == sorted(set(shown), key=int)
-    assert figures.spread_out(texts, 49) == texts
+    assert report_figures.spread_out(texts, 49) == texts
