@@ -48,13 +48,18 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
     assert results.folder is not None
     command = command or known_command(results.folder) or _repeat(str(home or results.folder))
     fits = fit_sweep(results)
-    write_fits(fits, results.folder / "fits.json", command=command)
+    write_fits(fits, results.folder / "fits.json", command=command, answers=answers(results, fits))
     figures = results.folder / "figures"
     pictures = unless_kept(results, figures, partial(_draw, results, fits, figures))
     page = render(results, fits, pictures, command=command)
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return Report(path, results, fits)
+
+
+def answers(results: Results, fits: list[SweepFit]) -> list[str]:
+    """The sentences that the page opens with."""
+    return [*(fitted.sentence() for fitted in fits), *(threshold.sentence() for threshold in thresholds(results))]
 
 
 def _draw(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:

@@ -69,3 +69,6 @@ class Progress:
     commits: list[str]
     unreadable: list[str] = field(default_factory=list)
     """Checkpoints that cannot be read: their trials go on from an earlier one, or begin anew."""
+    host: str = ""
+    load: dict[str, float] = field(default_factory=dict)
+    """Of the worker's node, by metric."""

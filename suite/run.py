@@ -36,6 +36,7 @@ from suite.lanes import (
     shape_key,
     shape_titles,
 )
+from suite.load import Loads
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.redaction import redacted
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from suite.delivery import Delivery
     from suite.orders import Order, Progress
     from suite.results import Results
-    from suite.tracking import Sweep
+    from suite.sweep_page import Sweep
 
 UNTIMED_SECONDS = 1e-3
 """Taken for a step of a trial that could not be timed."""
@@ -244,7 +245,7 @@ class _Run:
         from suite.delivery import Delivery, kept_uri
 
         self.sweep["tracking_uri"] = kept_uri(tracking_uri)
-        sweep, delivered = described(self.experiment, self.sweep["sweep_id"]), self.sweep["delivered"]
+        sweep, delivered = described(self.experiment, self.sweep, self.trials), self.sweep["delivered"]
         delivery = Delivery(self.trials, self.saved, sweep, tracking_uri=tracking_uri, delivered=delivered)
         with ExitStack() as connections:  # Ray takes a second to end, so that comes last
             try:
@@ -467,6 +468,8 @@ class _Watch:
     def __init__(self, job: _Run, lanes: list[Lane], costs: dict[str, Cost], delivery: Delivery) -> None:
         self._job, self._delivery = job, delivery
         self._key = {task.trial_id: lane.shape for lane in lanes for task in lane.tasks}
+        self._lanes = [[task.trial_id for task in lane.tasks] for lane in lanes]
+        self._loads = Loads()
         steps = job.experiment.budget.steps
         self._price = {i: costs[key].seconds_per_step for i, key in self._key.items()}
         self._target = {task.trial_id: max(1, steps - task.step) for task in job.tasks}
@@ -511,6 +514,7 @@ class _Watch:
             )
         self._unreadable |= set(progress.unreadable)
         self._steps[progress.lane, progress.attempt] = progress.steps_done
+        self._loads.note(progress.host, progress.load)
 
     def remaining(self, task: Task) -> Task | None:
         """The task as it has to go on; None if the trial has ended."""
@@ -536,6 +540,12 @@ class _Watch:
         """Tell the user."""
         self._job.observer.notice(words)
 
+    def _progress_metrics(self, share: float) -> dict[str, float]:
+        """What MLflow shows of training beside the trials by status, with the load of every node heard of lately."""
+        ended = [self._ended.issuperset(members) for members in self._lanes]
+        told = {"trials_running": len(self._at), "lanes_done": sum(ended), "share_done": min(1.0, share)}
+        return {**told, **self._loads.metrics()}
+
     def tick(self) -> bool:
         """Show progress and merge if it is time; True to go on."""
         now = time.monotonic()
@@ -549,6 +559,8 @@ class _Watch:
             share=min(1.0, work / self._total),
             steps_per_second=(s1 - s0) / (t1 - t0) if t1 > t0 else 0.0,
         )
+        if self._delivery.wants_progress:
+            self._delivery.progress(self._job.counts(), self._progress_metrics(work / self._total))
         if now >= self._next_merge:
             self._job.merge()
             self._next_merge = time.monotonic() + max(MERGE_SECONDS, 20 * (time.monotonic() - now))
@@ -645,12 +657,23 @@ def write_sweep(folder: Storage, sweep: Mapping[str, Any]) -> None:
     folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
 
 
-def described(experiment: Experiment, sweep_id: str) -> Sweep:
-    """The sweep as MLflow shows it."""
-    from suite.tracking import Sweep
+def described(experiment: Experiment, sweep: Mapping[str, Any], trials: list[Trial]) -> Sweep:
+    """The sweep as MLflow shows it; `sweep` is what its folder remembers."""
+    from suite.delivery import data_sets, grid, milliseconds
+    from suite.sweep_page import Sweep
 
     axes = tuple(swept_paths(experiment))
-    return Sweep(sweep_id, experiment.name, experiment.description, axes, experiment_yaml(experiment))
+    return Sweep(
+        sweep["sweep_id"],
+        experiment.name,
+        experiment.description,
+        axes,
+        experiment_yaml(experiment),
+        grid=grid(axes, trials),
+        num_trials=len(trials),
+        data_sets=data_sets(trials, sweep.get("files", {})),
+        created_ms=milliseconds(sweep["created"]) or 0,
+    )
 
 
 def swept_paths(experiment: Experiment) -> list[str]:
