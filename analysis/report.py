@@ -59,7 +59,7 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
 
 def answers(results: Results, fits: list[SweepFit]) -> list[str]:
     """The sentences that the page opens with."""
-    return [*(fitted.sentence() for fitted in fits), *(threshold.sentence() for threshold in thresholds(results))]
+    return [*(threshold.sentence() for threshold in thresholds(results)), *(fitted.sentence() for fitted in fits)]
 
 
 def _draw(results: Results, fits: list[SweepFit], folder: Path) -> list[Picture]:

@@ -82,6 +82,7 @@ class Delivery:
         self._delivered = delivered
         self._tracker: Tracker | None = None
         self._last_shown: int | None = None
+        self._standing: Mapping[str, float] = {}
 
     @property
     def public_uri(self) -> str:
@@ -141,7 +142,12 @@ class Delivery:
         if self._tracker is not None:
             self._last_shown = self._seconds()
             values = {**trial_metrics(counts), **others}
+            values["trials_pending"] -= values["trials_running"]
             self._tracker.progress(Snapshot(self._last_shown, round(time.time() * 1000), values))
+
+    def trained(self, standing: Mapping[str, float]) -> None:
+        """Keep how training ended, for the end of the sweep."""
+        self._standing = standing
 
     def _seconds(self) -> int:
         """Since the sweep was begun."""
@@ -160,7 +166,7 @@ class Delivery:
         with at_hand(self._saved.folder, ARTIFACTS) as here:
             files = [here / name for name in ARTIFACTS if (here / name).exists()]
             text = note(self._sweep, counts, _answers(here))
-            self._tracker.finish(files, status, trial_metrics(counts), text, step=self._seconds())
+            self._tracker.finish(files, status, {**self._standing, **trial_metrics(counts)}, text, step=self._seconds())
             self._tracker.close(timeout=60 + patience + 0.2 * self._tracker.pending(), patience=patience)
         if self._tracker.problem is None:
             self._delivered.append(self._mark)

@@ -351,6 +351,7 @@ class _Run:
             return scheduler.run(orders)
         finally:
             self.observer.trained()
+            delivery.trained(watch.standing())
 
     def _num_workers(self, address: str | None) -> int:
         """Lanes that will run side by side.
@@ -540,27 +541,31 @@ class _Watch:
         """Tell the user."""
         self._job.observer.notice(words)
 
-    def _progress_metrics(self, share: float) -> dict[str, float]:
-        """What MLflow shows of training beside the trials by status, with the load of every node heard of lately."""
-        ended = [self._ended.issuperset(members) for members in self._lanes]
-        told = {"trials_running": len(self._at), "lanes_done": sum(ended), "share_done": min(1.0, share)}
-        return {**told, **self._loads.metrics()}
+    def standing(self) -> dict[str, float]:
+        """How far training is, beside its trials by status."""
+        lanes_done = sum(self._ended.issuperset(members) for members in self._lanes)
+        return {"lanes_done": lanes_done, "share_done": self._share()}
+
+    def _share(self) -> float:
+        """Of all work."""
+        work = self._work_of_ended + sum(self._price[i] * max(0, n - self._begun[i]) for i, n in self._at.items())
+        return min(1.0, work / self._total)
 
     def tick(self) -> bool:
         """Show progress and merge if it is time; True to go on."""
         now = time.monotonic()
-        work = self._work_of_ended + sum(self._price[i] * max(0, n - self._begun[i]) for i, n in self._at.items())
         self._speed.append((now, sum(self._steps.values())))
         (t0, s0), (t1, s1) = self._speed[0], self._speed[-1]
         self._job.observer.training(
             done=len(self._ended),
             total=len(self._target),
             failed=self._failed,
-            share=min(1.0, work / self._total),
+            share=self._share(),
             steps_per_second=(s1 - s0) / (t1 - t0) if t1 > t0 else 0.0,
         )
         if self._delivery.wants_progress:
-            self._delivery.progress(self._job.counts(), self._progress_metrics(work / self._total))
+            running = {"trials_running": len(self._at)}
+            self._delivery.progress(self._job.counts(), {**running, **self.standing(), **self._loads.metrics()})
         if now >= self._next_merge:
             self._job.merge()
             self._next_merge = time.monotonic() + max(MERGE_SECONDS, 20 * (time.monotonic() - now))

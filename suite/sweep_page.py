@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,9 @@ def note(sweep: Sweep, counts: Mapping[str, int] | None = None, answers: Sequenc
     """The text on the parent run, in Markdown: the question, the answer once there is one, statuses and the grid."""
     parts = [sweep.description]
     if answers:
-        parts.append("**Answer**\n\n" + "\n".join(_within(ANSWER_CHARACTERS, [f"- {answer}" for answer in answers])))
+        parts.append(
+            "**Answer**\n\n" + "\n".join(_within(ANSWER_CHARACTERS, [f"- {_plain(answer)}" for answer in answers]))
+        )
     if counts:
         parts.append("**Trials**: " + ", ".join(f"{counts[status]} {status}" for status in sorted(counts)))
     if sweep.grid:
@@ -117,6 +120,11 @@ def links(experiment_id: str, run_id: str, names: Iterable[str]) -> str:
     page = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
     there = set(names)
     return " · ".join(f"[{name}]({page}/{name})" for name in LINKED if name in there)
+
+
+def _plain(text: str) -> str:
+    """Without a meaning in Markdown, where [0, 1] (95%) would be a link."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)
 
 
 def _values(values: Sequence[Any]) -> str:

@@ -476,9 +476,10 @@ class _Mirror:
                 client.log_artifacts(run_id, str(path), path.name)
             elif path.exists():
                 client.log_artifact(run_id, str(path), "tables" if path.suffix == ".parquet" else None)
+        step = max(ending.step, self._last_shown() or 0)  # of a clock that is behind, the last word would not count
         for key, value in ending.metrics.items():
             if value is not None and math.isfinite(value) and self._parent.latest.get(key) != float(value):
-                client.log_metric(run_id, key, float(value), step=ending.step)
+                client.log_metric(run_id, key, float(value), step=step)
                 self._parent.latest[key] = float(value)
         if ending.description is not None:
             self._set_note(ending.description, [path.name for path in ending.artifacts])
