@@ -178,8 +178,9 @@ def known_command(folder: Path) -> str | None:
     return command if isinstance(command, str) else None
 
 
-def write_fits(fits: list[SweepFit], path: Path, *, command: str) -> None:
-    """fits.json: every law with its parameters, or the reason why there are none; and the command of the run."""
+def write_fits(fits: list[SweepFit], path: Path, *, command: str, answers: list[str]) -> None:
+    """fits.json: every law with its parameters, or the reason why there are none; the report's sentences and the
+    command of the run."""
     entries = [
         {
             **{key: f.spec.get(key) for key in ("law", "y", "epsilon", "relative", "among")},
@@ -192,5 +193,5 @@ def write_fits(fits: list[SweepFit], path: Path, *, command: str) -> None:
         }
         for f in fits
     ]
-    content = {"format_version": FITS_VERSION, "command": command, "fits": entries}
+    content = {"format_version": FITS_VERSION, "command": command, "answers": answers, "fits": entries}
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 CURVES = ("loss", "scaled_grad_norm_sq", "running_min_scaled_grad_norm_sq")
+RUNS_PER_QUERY, MOST_POINTS = 100, 25_000
+"""What a server answers at once."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -53,12 +56,10 @@ def load_from_mlflow(uri: str, *, experiment: str | None) -> Results:
         raise ValueError(f"MLflow at {uri} cannot be read: {error.message.splitlines()[0]}") from None
     axes = [axis.strip() for axis in parent.data.tags.get("axes", "").split(",") if axis.strip()]
     trials = pd.DataFrame([_trial_row(run) for run in children])
-    records = pd.DataFrame(
-        [row for run in children for row in _records(client, run)], columns=["trial_id", "step", *CURVES]
-    )
+    records = _records(client, children)
     described: dict[str, Any] = {
         "name": parent.info.run_name,
-        "description": parent.data.tags.get("mlflow.note.content", ""),
+        "description": parent.data.tags.get("question", parent.data.tags.get("mlflow.note.content", "")),
         "sweep_id": parent.data.tags["sweep"],
         "stationary_below": 1e-4,
         "laws": [],
@@ -126,12 +127,48 @@ def _typed(text: str) -> Any:
     return text
 
 
-def _records(client: MlflowClient, run: Run) -> list[dict[str, Any]]:
-    rows: dict[int, dict[str, Any]] = {}
+def _records(client: MlflowClient, runs: list[Run]) -> pd.DataFrame:
+    """The thinned curves of all runs, a row per step."""
+    ids = {run.info.run_id: run.data.tags["trial_id"] for run in runs}
+    order = {run_id: number for number, run_id in enumerate(ids)}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     for curve in CURVES:
-        if curve in run.data.metrics:
-            for point in client.get_metric_history(run.info.run_id, curve):
-                rows.setdefault(point.step, {"trial_id": run.data.tags["trial_id"], "step": point.step})[curve] = (
-                    point.value
-                )
-    return [rows[step] for step in sorted(rows)]
+        holders = [run.info.run_id for run in runs if curve in run.data.metrics]
+        for run_id, step, value in _history(client, holders, curve):
+            rows.setdefault((run_id, step), {"trial_id": ids[run_id], "step": step})[curve] = value
+    ordered = sorted(rows, key=lambda key: (order[key[0]], key[1]))
+    return pd.DataFrame([rows[key] for key in ordered], columns=["trial_id", "step", *CURVES])
+
+
+def _history(client: MlflowClient, run_ids: list[str], curve: str) -> Iterator[tuple[str, int, float]]:
+    """Run, step and value of all points of a metric: in one query for many runs, where the store can answer that."""
+    store = client._tracking_client.store
+    for start in range(0, len(run_ids), RUNS_PER_QUERY):
+        part = run_ids[start : start + RUNS_PER_QUERY]
+        if hasattr(store, "get_metric_history_bulk"):
+            for point in store.get_metric_history_bulk(part, curve, MOST_POINTS):
+                yield point.run_id, point.step, point.value
+        elif (points := _asked_together(client.tracking_uri, part, curve)) is not None:
+            yield from points
+        else:
+            for run_id in part:
+                yield from ((run_id, point.step, point.value) for point in client.get_metric_history(run_id, curve))
+
+
+def _asked_together(uri: str, run_ids: list[str], curve: str) -> list[tuple[str, int, float]] | None:
+    """From a server, by the call that its own pages use; None where there is no such call, or not all came."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(
+        get_default_host_creds(uri),
+        "/ajax-api/2.0/mlflow/metrics/get-history-bulk",
+        "GET",
+        params={"run_id": run_ids, "metric_key": curve, "max_results": MOST_POINTS},
+    )
+    if not answer.ok:
+        return None
+    points = answer.json().get("metrics", [])
+    if len(points) >= MOST_POINTS:
+        return None
+    return [(point["run_id"], int(point["step"]), float(point["value"])) for point in points]

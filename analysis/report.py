@@ -58,7 +58,7 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
     assert results.folder is not None
     command = command or known_command(results.folder) or _repeat(str(home or results.folder))
     fits = fit_sweep(results)
-    write_fits(fits, results.folder / "fits.json", command=command)
+    write_fits(fits, results.folder / "fits.json", command=command, answers=answers(results, fits))
     verdicts = _judge(results, results.folder)
     figures = results.folder / "figures"
     pictures = unless_kept(results, figures, partial(_draw, results, fits, verdicts, figures))
@@ -66,6 +66,11 @@ def write_report(folder: Path | str, *, command: str | None = None, home: Path |
     path = results.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return Report(path, results, fits, verdicts)
+
+
+def answers(results: Results, fits: list[SweepFit]) -> list[str]:
+    """The sentences that the page opens with."""
+    return [*(threshold.sentence() for threshold in thresholds(results)), *(fitted.sentence() for fitted in fits)]
 
 
 def _judge(results: Results, folder: Path) -> list[Verdict]:

@@ -27,8 +27,8 @@ from suite.loading import load_experiment
 from suite.results import Results
 from suite.run import swept_paths
 from suite.storage import Folder
+from suite.sweep_page import Sweep
 from suite.tables import OUTCOMES, PASSAGES, RECORDS, Row, table
-from suite.tracking import Sweep
 from suite.training.loop import Job, Loop
 from suite.trials import Trial, expand
 

@@ -247,13 +247,18 @@ def study(
 @app.command()
 def ui(
     folder: Folder,
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 5000 when left out, or another one that is free.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page where there is a screen.")
+    ] = True,
 ) -> None:
-    """Open MLflow on the results; Ctrl-C ends it."""
-    from suite.tracking import serve
+    """Open MLflow at the sweep of these results; Ctrl-C ends it."""
+    from suite.ui import serve
 
-    raise typer.Exit(serve(folder, host=host, port=port))
+    raise typer.Exit(serve(folder, host=host, port=port, browser=browser))
 
 
 @app.command()

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
+import time
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from suite.commits import Commit
+from suite.data.pairs import draw_pairs
+from suite.data.source import Source
 from suite.redaction import HIDDEN, redacted
 from suite.results import Results
 from suite.storage import Storage, at_hand
+from suite.sweep_page import CURVES, DataSet, Sweep, note
 from suite.tables import Row
-from suite.tracking import (
-    CURVES,
-    PATIENCE_SECONDS,
-    Sweep,
-    Tracker,
-    TrialUpdate,
-    default_tracking_uri,
-    sqlite_file,
-)
+from suite.tracking import PATIENCE_SECONDS, Snapshot, Tracker, TrialUpdate, is_due
+from suite.tracking_store import default_tracking_uri, sqlite_file
 from suite.trials import ENDED, Trial, flat_settings
 
 SUMMARY = (
@@ -64,6 +63,8 @@ TAGS = {
 """Tags of a trial's run, and the columns they hold."""
 SHOWN = ["trial_id", "step", "timestamp_ms", "final", *CURVES]
 """The columns of records that the tracker looks at."""
+MOST_DATA_SETS = 20
+STATUSES = ("pending", "running", "finished", "diverged", "timeout", "failed")
 NOWHERE = "none"
 """The tracking URI that leaves MLflow out."""
 ARTIFACTS = ("trials.parquet", "passages.parquet", "records.parquet", "fits.json", "report.html", "figures")
@@ -80,7 +81,8 @@ class Delivery:
         self._saved, self._sweep = saved, sweep
         self._delivered = delivered
         self._tracker: Tracker | None = None
-        self._interrupted = False
+        self._last_shown: int | None = None
+        self._standing: Mapping[str, float] = {}
 
     @property
     def public_uri(self) -> str:
@@ -130,6 +132,27 @@ class Delivery:
         if self._tracker is not None:
             self._tracker.deliver([self._update(trial_id, [])])
 
+    @property
+    def wants_progress(self) -> bool:
+        """Whether it is time to show how the sweep stands."""
+        return self._tracker is not None and is_due(self._seconds(), self._last_shown)
+
+    def progress(self, counts: Mapping[str, int], others: Mapping[str, float]) -> None:
+        """Show how the sweep stands: trials by status, and further numbers."""
+        if self._tracker is not None:
+            self._last_shown = self._seconds()
+            values = {**trial_metrics(counts), **others}
+            values["trials_pending"] -= values["trials_running"]
+            self._tracker.progress(Snapshot(self._last_shown, round(time.time() * 1000), values))
+
+    def trained(self, standing: Mapping[str, float]) -> None:
+        """Keep how training ended, for the end of the sweep."""
+        self._standing = standing
+
+    def _seconds(self) -> int:
+        """Since the sweep was begun."""
+        return max(0, round(time.time() - self._sweep.created_ms / 1000))
+
     def finish(self, *, counts: Mapping[str, int], interrupted: bool) -> None:
         """Deliver the end of the sweep with its files, and wait until all is there or cannot be."""
         if self._tracker is None:
@@ -142,7 +165,8 @@ class Delivery:
         patience = 0.0 if interrupted else PATIENCE_SECONDS
         with at_hand(self._saved.folder, ARTIFACTS) as here:
             files = [here / name for name in ARTIFACTS if (here / name).exists()]
-            self._tracker.finish(files, status, {f"trials_{name}": float(number) for name, number in counts.items()})
+            text = note(self._sweep, counts, _answers(here))
+            self._tracker.finish(files, status, {**self._standing, **trial_metrics(counts)}, text, step=self._seconds())
             self._tracker.close(timeout=60 + patience + 0.2 * self._tracker.pending(), patience=patience)
         if self._tracker.problem is None:
             self._delivered.append(self._mark)
@@ -165,7 +189,7 @@ class Delivery:
     def _update(self, trial_id: str, records: Sequence[Mapping[Any, Any]], running: Container[str] = ()) -> TrialUpdate:
         trial, known = self._trials[trial_id], self._saved.outcome(trial_id)
         ended = known["status"] in ENDED
-        ended_ms = _milliseconds(known.get("ended_at"))
+        ended_ms = milliseconds(known.get("ended_at"))
         return TrialUpdate(
             trial_id=trial_id,
             name=trial.name,
@@ -177,9 +201,23 @@ class Delivery:
             summary_step=int(known.get("steps") or 0),
             summary_timestamp_ms=ended_ms or 0,
             tags={name: str(known[column]) for name, column in TAGS.items() if column in known},
-            started_ms=_milliseconds(known.get("started_at")),
+            started_ms=milliseconds(known.get("started_at")),
             ended_ms=ended_ms,
         )
+
+
+def trial_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Trials by status as metrics of the sweep; those of every status, so that one that is over falls to 0."""
+    known = {f"trials_{status}": float(counts.get(status, 0)) for status in STATUSES}
+    return known | {"trials_done": float(sum(counts.values()) - counts.get("pending", 0) - counts.get("running", 0))}
+
+
+def _answers(folder: Path) -> list[str]:
+    """The sentences of the last report."""
+    try:
+        return [str(words) for words in json.loads((folder / "fits.json").read_text(encoding="utf-8"))["answers"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def resolve_tracking_uri(given: str | None, folder: Storage) -> str:
@@ -206,5 +244,29 @@ def kept_uri(given: str | None) -> str | None:
     return None if given is None else redacted(given)
 
 
-def _milliseconds(moment: str | None) -> int | None:
+def grid(axes: Sequence[str], trials: Sequence[Trial]) -> dict[str, list[Any]]:
+    """Values of every axis, in the order of the trials."""
+    settings = [flat_settings(trial) for trial in trials]
+    return {axis: list(dict.fromkeys(str(flat[axis]) for flat in settings if axis in flat)) for axis in axes}
+
+
+def data_sets(trials: Sequence[Trial], files: Mapping[str, str]) -> tuple[DataSet, ...]:
+    """The data sets that the trials draw from, with the digests of the files they read; the first few."""
+    seeds = {trial.settings.data: trial.settings.seed for trial in reversed(trials)}
+    return tuple(_data_set(source, seed, files) for source, seed in list(seeds.items())[: -MOST_DATA_SETS - 1 : -1])
+
+
+def _data_set(source: Source, seed: int, files: Mapping[str, str]) -> DataSet:
+    settings = source.model_dump(mode="json", exclude_none=True)
+    read = {path: files[path] for path in source.files if path in files}
+    digest = hashlib.sha256(json.dumps([settings, read], sort_keys=True).encode()).hexdigest()[:16]
+    profile = {"num_rows": source.samples, "has_labels": source.has_labels}
+    with suppress(ValueError, OSError):  # files of the user's that are gone since
+        pairs = draw_pairs(source, seed)
+        profile |= {"query_dim": pairs.query.shape[1], "key_dim": pairs.key.shape[1]}
+    return DataSet(source.source, digest, settings | ({"files": read} if read else {}), profile)
+
+
+def milliseconds(moment: str | None) -> int | None:
+    """Since the epoch."""
     return None if moment is None else round(datetime.fromisoformat(moment).timestamp() * 1000)

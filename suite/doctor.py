@@ -17,7 +17,7 @@ from suite.delivery import NOWHERE, resolve_tracking_uri
 from suite.nodes import CLOCK_SECONDS, NodeReport, clock_words, inspect, new_probes, versions
 from suite.redaction import redacted
 from suite.storage import Folder, Storage, storage_at
-from suite.tracking import Store, examine_store
+from suite.tracking_store import Store, examine_store
 
 LEAST_MEMORY = 2**29
 """Bytes: about what a worker takes with its libraries."""

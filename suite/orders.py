@@ -71,3 +71,6 @@ class Progress:
     """Checkpoints that cannot be read: their trials go on from an earlier one, or begin anew."""
     core_seconds: float = 0.0
     """What the attempt took of its process, once it has ended."""
+    host: str = ""
+    load: dict[str, float] = field(default_factory=dict)
+    """Of the worker's node, by metric."""

@@ -36,6 +36,7 @@ from suite.lanes import (
     shape_key,
     shape_titles,
 )
+from suite.load import Loads
 from suite.loading import load_experiment
 from suite.progress import Observer, duration
 from suite.redaction import redacted
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from suite.orders import Order, Progress
     from suite.ray_metrics import RayMetrics
     from suite.results import Results
-    from suite.tracking import Sweep
+    from suite.sweep_page import Sweep
 
 UNTIMED_SECONDS = 1e-3
 """Taken for a step of a trial that could not be timed."""
@@ -253,7 +254,7 @@ class _Run:
         from suite.delivery import Delivery, kept_uri
 
         self.sweep["tracking_uri"] = kept_uri(tracking_uri)
-        sweep, delivered = described(self.experiment, self.sweep["sweep_id"]), self.sweep["delivered"]
+        sweep, delivered = described(self.experiment, self.sweep, self.trials), self.sweep["delivered"]
         delivery = Delivery(self.trials, self.saved, sweep, tracking_uri=tracking_uri, delivered=delivered)
         with ExitStack() as connections:  # Ray takes a second to end, so that comes last
             try:
@@ -363,6 +364,7 @@ class _Run:
         finally:
             watch.tell_metrics()
             self.observer.trained()
+            delivery.trained(watch.standing())
 
     def _metrics(self, address: str | None) -> RayMetrics | None:
         """Where a dashboard may show them: on a cluster, or on this machine if asked for."""
@@ -497,6 +499,7 @@ class _Watch:
         self._lane = {task.trial_id: lane.name for lane in lanes for task in lane.tasks}
         self._left_in_lane = Counter(self._lane.values())
         self._key = {task.trial_id: lane.shape for lane in lanes for task in lane.tasks}
+        self._loads = Loads()
         steps = job.experiment.budget.steps
         self._price = {i: costs[key].seconds_per_step for i, key in self._key.items()}
         self._target = {task.trial_id: max(1, steps - task.step) for task in job.tasks}
@@ -545,6 +548,7 @@ class _Watch:
             )
         self._unreadable |= set(progress.unreadable)
         self._steps[progress.lane, progress.attempt] = progress.steps_done
+        self._loads.note(progress.host, progress.load)
 
     def remaining(self, task: Task) -> Task | None:
         """The task as it has to go on; None if the trial has ended."""
@@ -570,19 +574,34 @@ class _Watch:
         """Tell the user."""
         self._job.observer.notice(words)
 
+    def standing(self) -> dict[str, float]:
+        """How far training is, beside its trials by status."""
+        return {"lanes_done": self._lanes_done, "share_done": self._share()}
+
+    @property
+    def _lanes_done(self) -> int:
+        return sum(left == 0 for left in self._left_in_lane.values())
+
+    def _share(self) -> float:
+        """Of all work."""
+        work = self._work_of_ended + sum(self._price[i] * max(0, n - self._begun[i]) for i, n in self._at.items())
+        return min(1.0, work / self._total)
+
     def tick(self) -> bool:
         """Show progress and merge if it is time; True to go on."""
         now = time.monotonic()
-        work = self._work_of_ended + sum(self._price[i] * max(0, n - self._begun[i]) for i, n in self._at.items())
         self._speed.append((now, sum(self._steps.values())))
         self._job.observer.training(
             done=len(self._ended),
             total=len(self._target),
             failed=self._failed,
-            share=min(1.0, work / self._total),
+            share=self._share(),
             steps_per_second=self._steps_per_second,
         )
         self.tell_metrics()
+        if self._delivery.wants_progress:
+            running = {"trials_running": len(self._at)}
+            self._delivery.progress(self._job.counts(), {**running, **self.standing(), **self._loads.metrics()})
         if now >= self._next_merge:
             self._job.merge()
             self._next_merge = time.monotonic() + max(MERGE_SECONDS, 20 * (time.monotonic() - now))
@@ -601,7 +620,7 @@ class _Watch:
         if self._metrics is not None:
             self._metrics.progressed(
                 steps=sum(self._steps.values()),
-                lanes_done=sum(left == 0 for left in self._left_in_lane.values()),
+                lanes_done=self._lanes_done,
                 trials_done=len(self._ended),
                 steps_per_second=self._steps_per_second,
             )
@@ -697,12 +716,23 @@ def write_sweep(folder: Storage, sweep: Mapping[str, Any]) -> None:
     folder.write("sweep.json", json.dumps(sweep, indent=1).encode())
 
 
-def described(experiment: Experiment, sweep_id: str) -> Sweep:
-    """The sweep as MLflow shows it."""
-    from suite.tracking import Sweep
+def described(experiment: Experiment, sweep: Mapping[str, Any], trials: list[Trial]) -> Sweep:
+    """The sweep as MLflow shows it; `sweep` is what its folder remembers."""
+    from suite.delivery import data_sets, grid, milliseconds
+    from suite.sweep_page import Sweep
 
     axes = tuple(swept_paths(experiment))
-    return Sweep(sweep_id, experiment.name, experiment.description, axes, experiment_yaml(experiment))
+    return Sweep(
+        sweep["sweep_id"],
+        experiment.name,
+        experiment.description,
+        axes,
+        experiment_yaml(experiment),
+        grid=grid(axes, trials),
+        num_trials=len(trials),
+        data_sets=data_sets(trials, sweep.get("files", {})),
+        created_ms=milliseconds(sweep["created"]) or 0,
+    )
 
 
 def swept_paths(experiment: Experiment) -> list[str]:

@@ -62,7 +62,7 @@ def sync(root: Path | str, *, tracking_uri: str | None = None, observer: Observe
         delivery = Delivery(
             trials,
             saved,
-            described(experiment, sweep["sweep_id"]),
+            described(experiment, sweep, trials),
             tracking_uri=_where(tracking_uri, sweep.get("tracking_uri")),
             delivered=delivered,
         )

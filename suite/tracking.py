@@ -12,30 +12,19 @@ import hashlib
 import importlib
 import itertools
 import json
-import logging
 import math
-import os
-import re
-import shutil
-import signal
-import socket
-import sqlite3
-import subprocess
-import sys
-import tempfile
-import textwrap
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from suite.one_transaction import one_transaction
-from suite.redaction import redacted, without_secrets_of
-from suite.storage import process_lives
+from suite.redaction import redacted
+from suite.sweep_page import CURVES, Sweep, links, note, view_tags
+from suite.tracking_store import is_refusal, open_client, reason_of, relocate, set_environment, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,9 +36,11 @@ TrialStatus = Literal["running", "finished", "diverged", "timeout", "failed", "p
 
 MAX_POINTS = 100
 """Metric points of one child run, over its whole life; whole curves are in records.parquet."""
-CURVES = ("loss", "scaled_grad_norm_sq", "running_min_scaled_grad_norm_sq")
-"""The columns of records.parquet that are drawn in MLflow."""
 POINTS_PER_DECADE = 3
+LEAST_SECONDS = 5
+"""Between two points of a sweep's progress."""
+PROGRESS = "trials_done"
+"""The metric that every snapshot of a sweep has."""
 
 MLFLOW_STATUS: Mapping[str, str] = {
     "running": "RUNNING",
@@ -61,43 +52,17 @@ MLFLOW_STATUS: Mapping[str, str] = {
     "interrupted": "KILLED",
 }
 
-MAX_PARAMS_PER_BATCH = 100
+NOTE = "mlflow.note.content"
+"""The tag that the UI shows as a run's description."""
+MAX_METRICS_PER_BATCH, MAX_PARAMS_PER_BATCH = 1000, 100
 MAX_VALUE_LENGTH = 5000
 RUNS_PER_PAGE = 1000
-UNFINISHED = ".mlflow-unfinished."
-"""Begins the name of a folder in which a database is being made."""
 GATHER_SECONDS = 0.5
 MOST_TOGETHER = 10
 """Trials written in one transaction: more of them would keep other writers of the same database waiting."""
 ATTEMPTS_WHEN_CLOSING, RETRY_SECONDS_WHEN_CLOSING = 3, 5.0
 PATIENCE_SECONDS = 60.0
 """How long the end of a sweep waits for a server that was there before: it may be on its way back from a restart."""
-REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
-
-# A request repeated inside the HTTP layer could create a run twice when only the answer was lost, so it is this
-# module that repeats, after it has looked the runs up again.
-MLFLOW_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What the parent run shows."""
-
-    sweep_id: str
-    name: str
-    """Name of the MLflow experiment and of the parent run."""
-    description: str
-    axes: tuple[str, ...]
-    """Full paths of the swept settings."""
-    experiment_yaml: str
 
 
 @dataclass(frozen=True)
@@ -122,9 +87,19 @@ class TrialUpdate:
     ended_ms: int | None = None
 
 
-def default_tracking_uri(results_dir: Path | str) -> str:
-    """The SQLite database of a results folder, by its absolute path."""
-    return f"sqlite:///{Path(results_dir).resolve() / 'mlflow.db'}"
+@dataclass(frozen=True)
+class Snapshot:
+    """How the whole sweep stands at one moment."""
+
+    seconds: int
+    """Since the sweep was begun; the step of its points."""
+    timestamp_ms: int
+    values: Mapping[str, float]
+
+
+def is_due(seconds: int, last: int | None) -> bool:
+    """Whether a snapshot is to be written: about 100 of them in a month, the first ones closer together."""
+    return last is None or seconds >= last + max(LEAST_SECONDS, last / 8)
 
 
 def is_browsable(step: int, records_per_decade: int) -> bool:
@@ -157,13 +132,14 @@ class Tracker:
         retry_seconds: float = 1.0,
         retry_seconds_max: float = 60.0,
     ) -> None:
-        _set_environment()  # not in the thread: others may be copying os.environ
+        set_environment()  # not in the thread: others may be copying os.environ
         importlib.import_module("concurrent.futures.thread")  # nor this: it locks around forks, and Ray may be at one
         self._uri, self._sweep, self._artifact_root = tracking_uri, sweep, artifact_root
         self._retry_seconds, self._retry_seconds_max = retry_seconds, retry_seconds_max
         self._changed = threading.Condition()
         self._backlog: dict[str, TrialUpdate] = {}
         self._ending: _Ending | None = None
+        self._snapshot: Snapshot | None = None
         self._refused: dict[str, str] = {}
         self._trouble: str | None = None
         self._closing = self._abandoned = self._has_answered = False
@@ -185,16 +161,24 @@ class Tracker:
                 self._backlog[update.trial_id] = merged(waiting, update) if waiting else update
             self._changed.notify_all()
 
+    def progress(self, snapshot: Snapshot) -> None:
+        """Have the parent run show how the sweep stands; only the last of those that wait is written, or none."""
+        with self._changed:
+            self._snapshot = snapshot
+            self._changed.notify_all()
+
     def finish(
         self,
         artifacts: Iterable[Path],
         sweep_status: str,
         sweep_metrics: Mapping[str, float | None],
         description: str | None = None,
+        *,
+        step: int = 0,
     ) -> None:
         """Queue the end of the sweep, after all updates: files and folders onto the parent run, then its status."""
         with self._changed:
-            self._ending = _Ending(tuple(artifacts), sweep_status, dict(sweep_metrics), description)
+            self._ending = _Ending(tuple(artifacts), sweep_status, dict(sweep_metrics), description, step)
             self._changed.notify_all()
 
     def pending(self) -> int:
@@ -253,11 +237,14 @@ class Tracker:
     def _next_jobs(self, most: int) -> Sequence[Job]:
         """The oldest updates, then the end of the sweep; none when closing and nothing is left."""
         with self._changed:
-            while not (self._backlog or self._ending or self._closing):
+            while not (self._backlog or self._ending or self._closing or self._snapshot):
                 self._trouble = None
                 self._changed.wait()
                 self._changed.wait_for(lambda: self._closing or self._ending, GATHER_SECONDS)
-            waiting = list(itertools.islice(self._backlog.values(), most))
+            waiting: list[Job] = list(itertools.islice(self._backlog.values(), most))
+            if self._snapshot and most > 1 and not self._closing:  # a hint, which goes before it is written
+                waiting.append(self._snapshot)
+            self._snapshot = None
             return waiting or ([self._ending] if self._ending else [])
 
     def _done(self, jobs: Iterable[Job]) -> None:
@@ -273,13 +260,13 @@ class Tracker:
     def _give_up(self, jobs: Sequence[Job], error: Exception, failures: int) -> bool:
         """After a failure: set a job aside that was refused twice, else wait; whether there is no use in going on."""
         with self._changed:
-            if len(jobs) == 1 and failures > 1 and _is_refusal(error):
-                (job,) = jobs
+            job = jobs[0] if len(jobs) == 1 else None
+            if job and failures > 1 and is_refusal(error) and not isinstance(job, Snapshot):
                 what = job.trial_id if isinstance(job, TrialUpdate) else "the sweep itself"
-                self._refused[what] = _reason(error, self._uri)
+                self._refused[what] = reason_of(error, self._uri)
                 self._done(jobs)
                 return False
-            self._trouble = f"cannot be written ({_reason(error, self._uri)})"
+            self._trouble = f"cannot be written ({reason_of(error, self._uri)})"
             closing = self._closing
             if closing and failures >= ATTEMPTS_WHEN_CLOSING and not self._may_come_back():
                 return True
@@ -300,9 +287,10 @@ class _Ending:
     status: str
     metrics: Mapping[str, float | None]
     description: str | None
+    step: int
 
 
-Job = TrialUpdate | _Ending
+Job = TrialUpdate | Snapshot | _Ending
 
 
 @dataclass
@@ -353,16 +341,21 @@ class _Mirror:
         self._client, self._sweep, self._experiment_id = client, sweep, experiment_id
         self._parent = _Child.of(parent)
         self._children: dict[str, _Child] = {}
+        self._shown: int | None = None
 
     @classmethod
     def opened(cls, uri: str, sweep: Sweep, artifact_root: Path | None) -> _Mirror:
         """Connect, make what is missing, and look all runs of the sweep up once."""
-        client = _client(uri)
-        _relocate(sqlite_file(uri), artifact_root)
+        client = open_client(uri)
+        relocate(sqlite_file(uri), artifact_root)
         experiment_id = _experiment_id(client, sweep.name, None if uri.startswith("http") else artifact_root)
         runs = list(_runs(client, experiment_id, sweep.sweep_id))
-        parent = next((run for run in runs if run.data.tags.get("kind") == "sweep"), None)
-        mirror = cls(client, sweep, experiment_id, parent or _create_parent(client, experiment_id, sweep))
+        found = next((run for run in runs if run.data.tags.get("kind") == "sweep"), None)
+        parent = found or _create_parent(client, experiment_id, sweep)
+        with suppress(Exception):  # nobody's results, and made good the next time
+            _set_view(client, experiment_id, sweep)
+            _log_data_sets(client, parent, sweep)
+        mirror = cls(client, sweep, experiment_id, parent)
         mirror._children = {t: _Child.of(run) for run in runs if (t := run.data.tags.get("trial_id"))}
         return mirror
 
@@ -372,6 +365,8 @@ class _Mirror:
             for job in jobs:
                 if isinstance(job, _Ending):
                     self._end(job)
+                elif isinstance(job, Snapshot):
+                    self._show(job)
                 else:
                     self._update(job)
 
@@ -453,6 +448,26 @@ class _Mirror:
         room = max(MAX_POINTS - len(child.points), 0)
         return points[:room], len(points[room:])
 
+    def _show(self, snapshot: Snapshot) -> None:
+        """Points of the sweep as a whole, unless the last ones are recent."""
+        from mlflow.entities import Metric
+
+        if not is_due(snapshot.seconds, self._last_shown()):
+            return
+        metrics = [
+            Metric(key, value, snapshot.timestamp_ms, snapshot.seconds) for key, value in snapshot.values.items()
+        ]
+        for chunk in _chunks(metrics, MAX_METRICS_PER_BATCH):
+            self._client.log_batch(self._parent.run_id, chunk)
+        self._parent.latest |= snapshot.values
+        self._shown = snapshot.seconds
+
+    def _last_shown(self) -> int | None:
+        """Step of the last snapshot, of earlier runs too."""
+        if self._shown is None and PROGRESS in self._parent.latest:
+            self._shown = max(m.step for m in self._client.get_metric_history(self._parent.run_id, PROGRESS))
+        return self._shown
+
     def _end(self, ending: _Ending) -> None:
         run_id, client = self._parent.run_id, self._client
         client.log_text(run_id, self._sweep.experiment_yaml, "experiment.yaml")
@@ -461,16 +476,24 @@ class _Mirror:
                 client.log_artifacts(run_id, str(path), path.name)
             elif path.exists():
                 client.log_artifact(run_id, str(path), "tables" if path.suffix == ".parquet" else None)
+        step = max(ending.step, self._last_shown() or 0)  # of a clock that is behind, the last word would not count
         for key, value in ending.metrics.items():
             if value is not None and math.isfinite(value) and self._parent.latest.get(key) != float(value):
-                client.log_metric(run_id, key, float(value), step=0)
+                client.log_metric(run_id, key, float(value), step=step)
                 self._parent.latest[key] = float(value)
         if ending.description is not None:
-            client.set_tag(run_id, "mlflow.note.content", _short(ending.description))
+            self._set_note(ending.description, [path.name for path in ending.artifacts])
         status = MLFLOW_STATUS[ending.status]
         if self._parent.status != status:
             client.set_terminated(run_id, status)
             self._parent.status = status
+
+    def _set_note(self, text: str, artifacts: list[str]) -> None:
+        names = {"tables" if name.endswith(".parquet") else name for name in artifacts} | {"experiment.yaml"}
+        text = _short(f"{text}\n\n{links(self._experiment_id, self._parent.run_id, names)}")
+        if self._parent.tags.get(NOTE) != text:
+            self._client.set_tag(self._parent.run_id, NOTE, text)
+            self._parent.tags[NOTE] = text
 
 
 @dataclass(frozen=True)
@@ -533,150 +556,6 @@ def _outcome_tags(update: TrialUpdate) -> dict[str, str]:
     return _shortened(tags) | {"delivered_outcome": _outcome(update)}
 
 
-def _set_environment() -> None:
-    """What MLflow reads at import; what the user has set stays."""
-    for key, value in MLFLOW_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-
-
-def _client(uri: str) -> MlflowClient:
-    """Import MLflow without a word on the terminal, and make a client and the database if need be."""
-    _set_environment()
-    warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy|google|pydantic)\b.*")
-    database = sqlite_file(uri)
-    if database is None or database.exists():
-        _probe(uri)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # a full disk, say, which the tracker tells itself
-    if database is not None and not database.exists():
-        _create_database(database)
-    return MlflowClient(tracking_uri=uri)
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite tracking store; None for any other store."""
-    _, found, path = uri.partition("sqlite:///")
-    path = path.partition("?")[0]
-    return Path(path) if found and path and path != ":memory:" else None
-
-
-@dataclass(frozen=True)
-class Store:
-    """A tracking store as it was found."""
-
-    uri: str
-    """Without passwords."""
-    is_there: str
-    """What answers, in a few words."""
-    problem: str | None = None
-    """Why nothing can be written there."""
-
-
-def examine_store(uri: str) -> Store:
-    """Whether runs can be written to a store, without writing anything."""
-    database, public = sqlite_file(uri), redacted(uri)
-    if database is not None and not database.exists():
-        return Store(public, "a database that the first run makes")
-    try:
-        if database is not None:
-            _check_is_mlflow(database)
-        client = _client(uri)
-        client.search_experiments(max_results=1)
-        return _store_of(uri, public)
-    except Exception as error:
-        return Store(public, "", f"cannot be used ({_reason(error, uri)})")
-
-
-def _store_of(uri: str, public: str) -> Store:
-    """What is known of a store that has let this process in."""
-    from mlflow import __version__
-
-    if not uri.startswith("http"):
-        return Store(public, f"MLflow {__version__} lets this process in")
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    answer = http_request(get_default_host_creds(uri), "/version", "GET", max_retries=0)
-    there = answer.text.strip() if answer.ok else ""
-    if not re.fullmatch(r"\d+\.\S+", there):
-        return Store(public, "a server that does not tell its version lets this process in")
-    problem = (
-        f"is MLflow {there}, and here is {__version__}" if there.split(".")[0] != __version__.split(".")[0] else None
-    )
-    return Store(public, f"MLflow {there} lets this process in", problem)
-
-
-def _check_is_mlflow(database: Path) -> None:
-    """Fail for a database without MLflow's tables, which MLflow itself would fill with them."""
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-        known = connection.execute("select count(*) from sqlite_master where name = 'alembic_version'").fetchone()
-    if not known[0]:
-        raise ValueError("it is no database of MLflow's")
-
-
-def _probe(uri: str) -> None:
-    """Fail at once for a database that cannot be opened: MLflow itself would retry for minutes without a word."""
-    if uri.split(":")[0].split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}:
-        from sqlalchemy import create_engine, inspect
-
-        engine = create_engine(uri)
-        try:
-            inspect(engine).has_table("experiments")
-        finally:
-            engine.dispose()
-
-
-def _create_database(database: Path) -> None:
-    """Make a database with all its tables, which takes MLflow seconds, or none: a kill leaves a folder that is ignored.
-
-    Of two processes that do so at once, the second uses what the first has made.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    database.parent.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(database.parent)
-    prefix = f"{UNFINISHED}{socket.gethostname()}.{os.getpid()}."
-    with tempfile.TemporaryDirectory(dir=database.parent, prefix=prefix) as folder:
-        made = Path(folder) / database.name
-        store = SqlAlchemyStore(f"sqlite:///{made}", (database.parent.resolve() / "mlartifacts").as_uri())
-        store.engine.dispose()
-        with suppress(FileExistsError):
-            os.link(made, database)
-
-
-def _remove_unfinished(parent: Path) -> None:
-    """Remove what processes of this host that are dead left of databases they were making."""
-    for folder in parent.glob(f"{UNFINISHED}{socket.gethostname()}.*"):
-        pid = folder.name.split(".")[-2]
-        if pid.isdigit() and not process_lives(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _relocate(database: Path | None, artifact_root: Path | None) -> None:
-    """Let runs find their files again after the folder with the database and the files was moved or copied.
-
-    MLflow keeps absolute paths, and would write the files of later runs to the old place.
-    """
-    if database is None or artifact_root is None or database.resolve().parent != artifact_root.resolve().parent:
-        return
-    here = artifact_root.resolve().as_uri()
-    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
-        known = connection.execute("select distinct artifact_location from experiments").fetchall()
-        for (old,) in known:
-            if old != here and old.startswith("file:") and old.endswith(f"/{artifact_root.name}"):
-                moved = (here, len(old) + 1, len(old) + 1, f"{old}/")
-                connection.execute(
-                    "update experiments set artifact_location = ? where artifact_location = ?", (here, old)
-                )
-                connection.execute(
-                    "update runs set artifact_uri = ? || substr(artifact_uri, ?) where substr(artifact_uri, 1, ?) = ?",
-                    moved,
-                )
-
-
 def _experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:
     """The MLflow experiment of that name, created when missing."""
     experiment = client.get_experiment_by_name(name)
@@ -701,32 +580,35 @@ def _runs(client: MlflowClient, experiment_id: str, sweep_id: str) -> Iterator[R
 
 def _create_parent(client: MlflowClient, experiment_id: str, sweep: Sweep) -> Run:
     tags = {"kind": "sweep", "sweep": sweep.sweep_id, "axes": ", ".join(sweep.axes)}
-    tags["mlflow.note.content"] = sweep.description
+    tags |= {"question": sweep.description, NOTE: note(sweep)}
     parent = client.create_run(experiment_id, tags=_shortened(tags), run_name=sweep.name)
     with suppress(Exception):  # the end of the sweep writes it again, and tells
         client.log_text(parent.info.run_id, sweep.experiment_yaml, "experiment.yaml")
     return parent
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow answered that it will not take this, rather than that it cannot now."""
-    code = getattr(error, "error_code", None)
-    return code in REFUSALS if code else not isinstance(error, OSError)
+def _set_view(client: MlflowClient, experiment_id: str, sweep: Sweep) -> None:
+    """Have the experiment's page open on the sweep."""
+    known = client.get_experiment(experiment_id).tags
+    for key, value in view_tags(sweep).items():
+        if known.get(key) != value:
+            client.set_experiment_tag(experiment_id, key, value)
 
 
-def _reason(error: Exception, uri: str) -> str:
-    """The cause in a few words, without passwords."""
-    text = without_secrets_of(uri, " ".join(str(getattr(error, "orig", error)).split()))
-    for pattern, reason in (
-        (r"(?i)refused", "connection refused"),
-        (r"(?i)timed out|timeout", "no answer in time"),
-        (r"(?i)name or service|resolve|getaddrinfo|name resolution", "unknown host"),
-        (r"(?i)locked", "the database is locked"),
-        (r"table \S+ already exists|duplicate column", "a run was killed while it made this database: move it away"),
-    ):
-        if re.search(pattern, text):
-            return reason
-    return textwrap.shorten(text or type(error).__name__, 160, placeholder=" …").rstrip(".")
+def _log_data_sets(client: MlflowClient, parent: Run, sweep: Sweep) -> None:
+    """The data sets, onto the parent alone; those that are there stay."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    known = {
+        (each.dataset.name, each.dataset.digest) for each in (parent.inputs.dataset_inputs if parent.inputs else ())
+    }
+    new = [
+        DatasetInput(Dataset(d.name, d.digest, "code", json.dumps(d.source), profile=json.dumps(d.profile)), tags=[])
+        for d in sweep.data_sets
+        if (d.name, d.digest) not in known
+    ]
+    if new:
+        client.log_inputs(parent.info.run_id, datasets=new)
 
 
 def _joined(steps: Iterable[int]) -> str:
@@ -757,44 +639,3 @@ def _trials(count: int) -> str:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def serve(folder: str, *, host: str, port: int) -> int:
-    """Run MLflow's server on a results folder until it ends or Ctrl-C; gives its exit status.
-
-    Raises:
-        ValueError: there is no MLflow database beside the folder.
-    """
-    if "://" in folder:
-        raise ValueError(f"{folder} is a bucket: open the address of its tracking server in a browser")
-    root = Path(folder).resolve()
-    database = next((p / "mlflow.db" for p in (root, root.parent) if (p / "mlflow.db").exists()), None)
-    if database is None:
-        raise ValueError(
-            f"{folder} has no mlflow.db beside it; give a results folder, or the server's own address to a browser"
-        )
-    os.environ.update(MLFLOW_ENVIRONMENT)
-    print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    uri = f"sqlite:///{database}"
-    command = ["mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
-    ends = (signal.SIGTERM, signal.SIGINT)  # a shell may have started this with Ctrl-C ignored
-    before = [signal.signal(number, signal.default_int_handler) for number in ends]
-    try:
-        return server.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        for number, handler in zip(ends, before, strict=True):
-            signal.signal(number, handler)
-        _end_group(server)
-
-
-def _end_group(leader: subprocess.Popen[bytes]) -> None:
-    """End a process and those it has started: MLflow's server leaves its workers behind when it is ended alone."""
-    with suppress(ProcessLookupError):
-        os.killpg(leader.pid, signal.SIGTERM)
-    try:
-        leader.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        os.killpg(leader.pid, signal.SIGKILL)

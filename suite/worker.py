@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 from suite.commits import Address, Commit, decode, decode_state, encode
 from suite.failures import StorageError
+from suite.load import Load
 from suite.machine import machine
 from suite.orders import Order, Progress
 from suite.storage import DamagedError, storage_at
@@ -39,6 +41,7 @@ class Attempt:
         self._order, self._report, self._stopping = order, report, stopping
         self._folder = storage_at(order.root)
         self._unreadable: list[str] = []
+        self._load = Load(order.device)
         self._num_parameters = num_parameters(order.tasks[0].settings)  # of one shape, they have the same
         self._loop = Loop(
             [self._job(task) for task in order.tasks],
@@ -107,7 +110,16 @@ class Attempt:
     def _progress(self) -> Progress:
         loop, order = self._loop, self._order
         running, commits = loop.running_steps(), list(self._commits)
-        return Progress(order.lane, order.attempt, loop.steps_done, running, commits, self._unreadable)
+        return Progress(
+            order.lane,
+            order.attempt,
+            loop.steps_done,
+            running,
+            commits,
+            self._unreadable,
+            host=socket.gethostname(),
+            load=self._load.now(),
+        )
 
     def _commit(self, *, stopping: bool = False) -> None:
         """All rows since the last commit, and every state needed to go on, as one object."""

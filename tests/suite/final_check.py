@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from suite import tracking
+from suite import tracking_store
 from suite.loading import load_experiment
 from suite.trials import ENDED, expand
 
@@ -47,7 +47,7 @@ def assert_same(one: Tables, other: Tables) -> None:
 
 def children(results: Path, *, tracking_uri: str | None = None) -> list[Any]:
     """All child runs of all experiments of a store, by default the one beside the results folders."""
-    client = tracking._client(tracking_uri or tracking.default_tracking_uri(results))
+    client = tracking_store.open_client(tracking_uri or tracking_store.default_tracking_uri(results))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found, page = [], None
     while True:

@@ -15,7 +15,7 @@ from ray_nodes import RayNodes
 from test_nodes import OTHER_NUMPY
 
 from suite.nodes import clock_ahead
-from suite.tracking import default_tracking_uri, examine_store
+from suite.tracking_store import default_tracking_uri, examine_store
 
 FAST_CLOCK = """
 import sys, time
@@ -83,9 +83,9 @@ def test_a_tracking_store_that_cannot_be_used_is_told_and_left_as_it_is(terminal
 
 
 def test_a_database_of_mlflow_is_looked_at_and_not_changed(tmp_path: Path) -> None:
-    from suite import tracking
+    from suite import tracking_store
 
-    tracking._client(default_tracking_uri(tmp_path)).search_experiments()
+    tracking_store.open_client(default_tracking_uri(tmp_path)).search_experiments()
     before = (tmp_path / "mlflow.db").read_bytes()
     store = examine_store(default_tracking_uri(tmp_path))
     assert "lets this process in" in store.is_there

@@ -12,7 +12,7 @@ from suite.reference import ROOT
 
 ONLY = {
     "ray": {"suite/failures.py", "suite/head.py", "suite/ray_metrics.py", "suite/scheduling.py"},
-    "mlflow": {"suite/tracking.py", "analysis/mlflow_frames.py"},
+    "mlflow": {"suite/tracking.py", "suite/tracking_store.py", "analysis/mlflow_frames.py"},
     "seaborn": {"analysis/theme.py"},
     "typer": {"suite/cli.py"},
 }

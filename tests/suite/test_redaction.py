@@ -17,7 +17,8 @@ from test_run import SMALL, commits
 from suite.redaction import redacted, without_secrets_of
 from suite.results import Results
 from suite.storage import Folder
-from suite.tracking import Tracker, _reason
+from suite.tracking import Tracker
+from suite.tracking_store import reason_of
 
 SECRET = "hunter%402-s3cret"
 """With an @ in it, as it has to be written in an address."""
@@ -44,7 +45,7 @@ def test_passwords_and_tokens_are_hidden_and_nothing_else(text: str, shown: str)
 def test_a_password_is_hidden_where_it_stands_alone() -> None:
     uri = f"http://ada:{SECRET}@host"
     assert without_secrets_of(uri, f"got {SECRET}, that is {unquote(SECRET)}") == "got ***, that is ***"
-    assert _reason(RuntimeError(f"no user with {unquote(SECRET)}"), uri) == "no user with ***"
+    assert reason_of(RuntimeError(f"no user with {unquote(SECRET)}"), uri) == "no user with ***"
 
 
 def test_the_error_of_a_failed_trial_is_kept_without_them(tmp_path: Path) -> None:

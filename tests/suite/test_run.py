@@ -14,7 +14,7 @@ from conftest import Terminal
 from final_check import assert_same, check_complete, children, tables
 
 from analysis import load_results
-from suite import tracking
+from suite import tracking_store
 from suite.training.records import is_record_step
 
 SMALL = """
@@ -60,7 +60,7 @@ NUM_RECORDS = sum(is_record_step(step, 16) for step in range(200)) + 1
 
 
 def num_points(results: Path, run_id: str) -> int:
-    client = tracking._client(tracking.default_tracking_uri(results))
+    client = tracking_store.open_client(tracking_store.default_tracking_uri(results))
     names = client.get_run(run_id).data.metrics
     return sum(len(client.get_metric_history(run_id, name)) for name in names)
 
@@ -98,7 +98,7 @@ def test_each_trial_is_in_the_tables_and_in_mlflow_once(small: Terminal):
 def test_mlflow_gives_the_trials_of_the_folder(small: Terminal):
     results = small.folder / "results"
     ours = load_results(results / "small")
-    theirs = load_results(tracking.default_tracking_uri(results), experiment="small")
+    theirs = load_results(tracking_store.default_tracking_uri(results), experiment="small")
     assert theirs.axes == ours.axes
     columns = ["encoder.width", "seed", "status", "steps", "scaled_grad_norm_sq", "displacement"]
     mine, other = (r.trials.sort_values("trial_id", ignore_index=True)[columns] for r in (ours, theirs))

@@ -14,8 +14,9 @@ from final_check import check_complete, children, tables
 from mlflow_server import MlflowServer
 from test_run import commits
 
-from suite import tracking
-from suite.tracking import CURVES, MAX_POINTS
+from suite import tracking_store
+from suite.sweep_page import CURVES
+from suite.tracking import MAX_POINTS
 
 pytestmark = pytest.mark.cluster
 
@@ -72,7 +73,7 @@ def wait_for_runs(uri: str, process: subprocess.Popen) -> None:
 
 def histories(uri: str) -> dict[str, list[tuple[str, int, int, float]]]:
     """All metric points by trial."""
-    client = tracking._client(uri)
+    client = tracking_store.open_client(uri)
     found: dict[str, Any] = {}
     for run in children(Path(), tracking_uri=uri):
         points = [(key, m) for key in run.data.metrics for m in client.get_metric_history(run.info.run_id, key)]

@@ -26,9 +26,11 @@ from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy import event
 
-from suite import tracking
+from suite import tracking, tracking_store
 from suite.one_transaction import one_transaction
-from suite.tracking import CURVES, MAX_POINTS, Sweep, Tracker, TrialUpdate, default_tracking_uri, is_browsable
+from suite.sweep_page import CURVES, Sweep
+from suite.tracking import MAX_POINTS, Tracker, TrialUpdate, is_browsable
+from suite.tracking_store import default_tracking_uri
 
 START_MS = 1_700_000_000_000
 SWEEP = Sweep("5eed", "quickstart", "Does it come to rest?", ("encoder.width", "seed"), "name: quickstart\n")
@@ -38,7 +40,7 @@ SWEEP = Sweep("5eed", "quickstart", "Does it come to rest?", ("encoder.width", "
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow database, made once because that takes seconds."""
     folder = tmp_path_factory.mktemp("store")
-    tracking._client(default_tracking_uri(folder)).search_experiments()
+    tracking_store.open_client(default_tracking_uri(folder)).search_experiments()
     return folder / "mlflow.db"
 
 
@@ -102,7 +104,7 @@ def drain(tracker: Tracker, seconds: float = 20) -> None:
 
 
 def client(results: Path) -> Any:
-    return tracking._client(default_tracking_uri(results))
+    return tracking_store.open_client(default_tracking_uri(results))
 
 
 def runs(results: Path, kind: str = "trial") -> list[Any]:
@@ -171,7 +173,11 @@ def test_the_parent_shows_the_sweep_and_its_files(results: Path, tmp_path: Path)
     (parent,) = runs(results, "sweep")
     assert (parent.info.run_name, parent.info.status) == ("quickstart", "FINISHED")
     assert parent.data.tags["axes"] == "encoder.width, seed"
-    assert parent.data.tags["mlflow.note.content"] == "At rest."
+    text, _, linked = parent.data.tags["mlflow.note.content"].rpartition("\n\n")
+    assert text == "At rest."
+    page = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts"
+    assert f"[report.html]({page}/report.html)" in linked
+    assert f"[figures]({page}/figures)" in linked
     assert parent.data.metrics == {"share": 0.5}
     folder = results / "mlartifacts" / parent.info.run_id / "artifacts"
     assert (folder / "experiment.yaml").read_text() == "name: quickstart\n"
@@ -477,7 +483,7 @@ def test_a_store_that_comes_back_gets_everything(results: Path) -> None:
 
 def make_store(folder: Path) -> None:
     """The process that makes the database."""
-    assert tracking._client(default_tracking_uri(folder)).search_experiments()
+    assert tracking_store.open_client(default_tracking_uri(folder)).search_experiments()
 
 
 def test_a_database_whose_making_was_killed_is_made_by_the_next_run(tmp_path: Path) -> None:
@@ -501,7 +507,7 @@ def test_a_database_whose_making_was_killed_is_made_by_the_next_run(tmp_path: Pa
 
 def made(folder: Path) -> list[Path]:
     """Databases that are being made."""
-    return list(folder.glob(f"{tracking.UNFINISHED}*/mlflow.db"))
+    return list(folder.glob(f"{tracking_store.UNFINISHED}*/mlflow.db"))
 
 
 def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
@@ -586,8 +592,8 @@ def test_a_connection_that_breaks_off_is_told_by_the_tracker_alone(tmp_path: Pat
     """As where a disk is full, and SQLAlchemy finds that it cannot even roll back."""
     script = f"""
 import logging, sys
-from suite import tracking
-tracking._client("sqlite:///{tmp_path}/mlflow.db")
+from suite import tracking, tracking_store
+tracking_store.open_client("sqlite:///{tmp_path}/mlflow.db")
 for name in ("sqlalchemy.pool.impl.QueuePool", "sqlalchemy.pool.impl.NullPool"):
     try:
         raise OSError("no space left")
@@ -603,7 +609,8 @@ def test_mlflow_may_be_imported_while_another_thread_forks(results: Path):
     script = f"""
 import os, sys, time
 from pathlib import Path
-from suite.tracking import Sweep, Tracker
+from suite.sweep_page import Sweep
+from suite.tracking import Tracker
 
 def until_imported():
     while not hasattr(sys.modules.get("concurrent.futures.thread"), "ThreadPoolExecutor"):
