@@ -4,13 +4,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-slow test-studies test-gpu test-laws study bench bench-measurement check ui clean reference pictures constraints
+.PHONY: quickstart test test-cluster test-slow test-studies test-notebooks test-gpu test-laws study bench bench-measurement check ui clean reference pictures notebook-pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not notebooks and not gpu"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m cluster --ignore tests/cluster
@@ -21,6 +21,9 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 
 test-studies: $(INSTALLED)  ## the quick profile of every study, with its seconds
 	$(BIN)/python -m pytest -q -n 2 --durations 0 --durations-min 1 -m studies
+
+test-notebooks: $(INSTALLED)  ## every notebook, run on a quickstart
+	$(BIN)/python -m pytest -q -m notebooks tests/notebooks
 
 test-gpu: $(INSTALLED)  ## on a machine with a GPU: its numbers, its captured steps, a sweep on it
 	$(BIN)/python -m pytest -q -m gpu
@@ -58,6 +61,9 @@ pictures: quickstart  ## make the pictures in docs/ from the quickstart's report
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
 	  --disable-component-update --disable-sync --hide-scrollbars --user-data-dir=$$(mktemp -d) \
 	  --window-size=1000,1500 --screenshot=docs/pictures/report.png file://$(CURDIR)/results/quickstart/report.html
+
+notebook-pictures: $(INSTALLED)  ## run the notebooks on a fresh quickstart and keep their pictures in docs/
+	$(BIN)/python tests/notebooks/pictures.py
 
 constraints: $(INSTALLED)  ## write the versions now installed as the exact pins
 	(echo "# Exact versions that make installs; pyproject.toml has the ranges. Made by: make constraints"; \
