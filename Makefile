@@ -4,13 +4,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CHROMIUM ?= chromium
 
-.PHONY: quickstart test test-cluster test-browser test-slow test-studies test-gpu test-laws study bench bench-measurement check ui clean reference pictures screenshots constraints
+.PHONY: quickstart test test-cluster test-browser test-slow test-studies test-notebooks test-gpu test-laws study bench bench-measurement check ui clean reference pictures screenshots notebook-pictures constraints
 
 quickstart: $(INSTALLED)  ## set up, run the main job, write the report
 	$(BIN)/stillpoint run experiments/quickstart.yaml
 
 test: $(INSTALLED)  ## set up and run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not gpu and not browser"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not slow and not studies and not laws and not notebooks and not gpu and not browser"
 
 test-cluster: $(INSTALLED)  ## the tests that kill drivers and workers in mid-sweep
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m cluster --ignore tests/cluster
@@ -24,6 +24,9 @@ test-slow: $(INSTALLED)  ## numerical checks at large width and many samples
 
 test-studies: $(INSTALLED)  ## the quick profile of every study, with its seconds
 	$(BIN)/python -m pytest -q -n 2 --durations 0 --durations-min 1 -m studies
+
+test-notebooks: $(INSTALLED)  ## every notebook, run on a quickstart
+	$(BIN)/python -m pytest -q -m notebooks tests/notebooks
 
 test-gpu: $(INSTALLED)  ## on a machine with a GPU: its numbers, its captured steps, a sweep on it
 	$(BIN)/python -m pytest -q -m gpu
@@ -64,6 +67,9 @@ pictures: quickstart  ## make the pictures in docs/ from the quickstart's report
 
 screenshots: quickstart  ## make the pictures of MLflow in docs/ from the quickstart's results (needs chromium)
 	$(BIN)/python tests/browser/screenshots.py results/quickstart docs/pictures
+
+notebook-pictures: $(INSTALLED)  ## run the notebooks on a fresh quickstart and keep their pictures in docs/
+	$(BIN)/python tests/notebooks/pictures.py
 
 constraints: $(INSTALLED)  ## write the versions now installed as the exact pins
 	(echo "# Exact versions that make installs; pyproject.toml has the ranges. Made by: make constraints"; \

@@ -175,6 +175,24 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
+def compare(
+    first: Folder,
+    second: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Two sweeps side by side: what was set differently, and which differences of the outcomes are more than chance."""
+    from analysis.comparison import compare as compare_results
+    from analysis.comparison_summary import print_comparison
+    from analysis.frames import load_results
+
+    compared = compare_results(load_results(first), load_results(second))
+    if as_json:
+        print(json.dumps(compared.to_dict(), indent=2, allow_nan=False))
+    else:
+        print_comparison(compared, Console())
+
+
+@app.command()
 def fit(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet file.", show_default=False)],
     y: Annotated[str, typer.Option(help="Column that is explained.", show_default=False)],

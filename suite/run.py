@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 import time
 import uuid
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -114,6 +116,7 @@ def run(
     from suite.delivery import resolve_tracking_uri
     from suite.results import Results
 
+    _hush_notebooks()
     observer = observer or Observer()
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(experiment)
@@ -141,6 +144,12 @@ def run(
         job.command = redacted(command) if command else f"stillpoint run {experiment.name}.yaml"
         job.report, job.dashboard = report, dashboard
         return job.complete(address, tracking_uri, stopped)
+
+
+def _hush_notebooks() -> None:
+    """Ray, imported in a notebook, asks for widgets that are of no use here."""
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
 
 
 def check_data(trials: list[Trial]) -> None:
