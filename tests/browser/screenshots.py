@@ -4,7 +4,7 @@ import io
 import sys
 from pathlib import Path
 
-from chromium import chromium
+from chromium import chromium, find_chromium
 from mlflow_pages import (
     choose_columns,
     open_chart,
@@ -62,4 +62,6 @@ def main(results: Path, pictures: Path) -> None:
 
 
 if __name__ == "__main__":
+    if find_chromium() is None:
+        sys.exit("there is no chromium on this machine; apt-get install chromium")
     main(Path(sys.argv[1]), Path(sys.argv[2]))

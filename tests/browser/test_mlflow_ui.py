@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, STEPS
 from mlflow_pages import (
     chart_points,
     choose_columns,
@@ -19,6 +18,7 @@ from mlflow_pages import (
     rows,
 )
 from playwright.sync_api import Browser, expect
+from small_quickstart import FILE, STEPS
 
 pytestmark = pytest.mark.browser
 
@@ -43,7 +43,7 @@ def test_all_children_are_in_the_table_with_their_names_and_settings(browser: Br
 
 
 def test_parent_says_what_the_sweep_is_for(browser: Browser, ui: str) -> None:
-    described = yaml.safe_load((ROOT / "experiments/quickstart.yaml").read_text())["description"]
+    described = yaml.safe_load(FILE.read_text())["description"]
     with opened_page(browser) as page:
         open_experiment(page, ui, "quickstart")
         open_run(page, "quickstart")
