@@ -129,7 +129,7 @@ def seen_residuals(fits: list[SweepFit]) -> str:
 
 def seen_unreached(results: Results) -> str:
     """The share not reached at the largest and at the smallest threshold."""
-    ended = results.trials[results.trials.status.isin(ENDED)]
+    ended = results.trials.loc[results.trials.status.isin(ENDED), ["trial_id", "seed"]]
     absolute = results.passages[~results.passages.relative.astype(bool)] if len(results.passages) else results.passages
     frame = absolute.merge(ended, on="trial_id")
     if frame.empty:

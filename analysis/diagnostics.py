@@ -56,7 +56,8 @@ def unreached(results: Results) -> Figure | None:
     """Share of trials that never came below ε, over all ε, by the value along x; None where all reached every one."""
     layout = layout_of(results)
     scale = layout.scale
-    ended = results.trials[results.trials.status.isin(ENDED)]
+    settings = ["trial_id", *([scale.axis] if scale else []), *layout.groups[0].values]
+    ended = results.trials.loc[results.trials.status.isin(ENDED), settings]
     frame = results.passages[~results.passages.relative.astype(bool)].merge(ended, on="trial_id")
     frame = frame.assign(unreached=~frame.reached.astype(bool))
     if frame.empty or not frame.unreached.any():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import diagnostics, theme
+from analysis import descent_figure, diagnostics, theme
 from analysis import report_figures as figures
 from analysis.captions import (
     counted,
@@ -86,7 +86,7 @@ def _of_end_points(results: Results, fits: list[SweepFit]) -> Iterator[Drawing]:
         "Final scaled G against the share of steps that lowered the loss by less than half of the promise, one "
         "mark per trial, those with a share of exactly 0 side by side in the grey band; dotted is the level "
         f"{below:g}, dashed the limit of the descent regime. {_descent(results)}",
-        partial(figures.descent, results),
+        partial(descent_figure.descent, results),
     )
     yield Drawing(
         "passages",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import report_figures, theme
+from analysis import descent_figure, theme
 from analysis.descent import best_cut, descent_frame, descent_sentences
 from analysis.frames import Results
 
@@ -102,7 +102,7 @@ def test_trials_that_were_not_judged_or_diverged_are_left_out():
 def test_the_figure_is_drawn_of_what_there_is(changes: dict[str, list]):
     results = sweep(**{**MEASURED, **changes})
     with theme.theme():
-        figure = report_figures.descent(results)
+        figure = descent_figure.descent(results)
         drawn = len(descent_frame(results))
         if figure is None:
             assert drawn == 0
@@ -120,7 +120,7 @@ def test_kinds_have_a_marker_each_where_all_are_known():
     kinds = ["minimum-like", None, "saddle-like", "not-stationary", "diverged"]
     results = sweep(**{**MEASURED, "kind": kinds})
     with theme.theme():
-        figure = report_figures.descent(results)
+        figure = descent_figure.descent(results)
         assert figure is not None
         words = [text.get_text() for text in figure.legends[0].get_texts()]
         theme.plt.close(figure)
