@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SAMPLE_SECONDS = 5.0
@@ -26,7 +27,8 @@ class Load:
         """Of late, by the names that MLflow gives system metrics."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SAMPLE_SECONDS
-            self._last = {**self._processors(), **_memory(), **_gpu_memory(self._device)}
+            with suppress(OSError, ValueError, LookupError, RuntimeError):  # no lane fails for want of it
+                self._last = {**self._processors(), **_memory(), **_gpu_memory(self._device)}
         return self._last
 
     def _processors(self) -> dict[str, float]:

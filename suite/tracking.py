@@ -490,10 +490,11 @@ class _Mirror:
 
     def _set_note(self, text: str, artifacts: list[str]) -> None:
         names = {"tables" if name.endswith(".parquet") else name for name in artifacts} | {"experiment.yaml"}
-        text = _short(f"{text}\n\n{links(self._experiment_id, self._parent.run_id, names)}")
-        if self._parent.tags.get(NOTE) != text:
-            self._client.set_tag(self._parent.run_id, NOTE, text)
-            self._parent.tags[NOTE] = text
+        text = f"{text}\n\n{links(self._experiment_id, self._parent.run_id, names)}"
+        for key, value in _shortened({"question": self._sweep.description, NOTE: text}).items():
+            if self._parent.tags.get(key) != value:
+                self._client.set_tag(self._parent.run_id, key, value)
+                self._parent.tags[key] = value
 
 
 @dataclass(frozen=True)
