@@ -10,7 +10,8 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+if matplotlib.get_backend(auto_select=False) is None:  # a notebook has chosen one that shows its figures
+    matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
