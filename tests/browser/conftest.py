@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from chromium import chromium, find_chromium
 from playwright.sync_api import Browser
-from served_ui import served_ui
+from served_ui import ServedUi, served_ui
 from small_quickstart import train
 
 
@@ -25,7 +25,13 @@ def quickstart(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def ui(quickstart: Path) -> Iterator[str]:
-    """The address of `stillpoint ui` on it."""
-    with served_ui(quickstart) as address:
-        yield address
+def served(quickstart: Path) -> Iterator[ServedUi]:
+    """`stillpoint ui` on it."""
+    with served_ui(quickstart) as ui:
+        yield ui
+
+
+@pytest.fixture(scope="session")
+def ui(served: ServedUi) -> str:
+    """The address of MLflow."""
+    return served.address

@@ -49,6 +49,12 @@ def open_experiment(page: Page, address: str, name: str) -> None:
     page.locator(".ag-row").get_by_role("link").first.wait_for()
 
 
+def open_sweep(page: Page, address: str) -> None:
+    """The page that `stillpoint ui` prints."""
+    page.goto(address)
+    page.locator(".ag-row").get_by_role("link").nth(1).wait_for()
+
+
 def open_children(page: Page) -> None:
     """Unfold the parent run in the table."""
     page.locator(".ag-row [role=button], .ag-row button").first.click()

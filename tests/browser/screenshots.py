@@ -6,19 +6,18 @@ from pathlib import Path
 
 from chromium import chromium, find_chromium
 from mlflow_pages import (
-    choose_columns,
     open_chart,
     open_children,
     open_experiment,
     open_report,
     open_run,
+    open_sweep,
     opened_page,
 )
 from PIL import Image
 from playwright.sync_api import Page, ViewportSize
 from served_ui import served_ui
 
-COLUMNS = ("encoder.width", "encoder.depth", "seed", "scaled_grad_norm_sq")
 CHILD = "m128-L2-s1"
 SIZE = ViewportSize(width=1280, height=860)
 CHART_SIZE = ViewportSize(width=760, height=640)
@@ -43,18 +42,18 @@ def save(page: Page, path: Path) -> None:
 def main(results: Path, pictures: Path) -> None:
     """Look at the sweep as a newcomer does, and keep what is seen."""
     name = results.name
-    with served_ui(results) as address, chromium() as browser, opened_page(browser) as page:
+    with served_ui(results) as ui, chromium() as browser, opened_page(browser) as page:
         page.set_viewport_size(SIZE)
-        open_experiment(page, address, name)
-        open_children(page)
-        choose_columns(page, COLUMNS)
+        open_sweep(page, ui.page)
         save(page, pictures / "mlflow-runs.png")
+        open_experiment(page, ui.address, name)
+        open_children(page)
         run = open_run(page, CHILD)
         page.set_viewport_size(CHART_SIZE)
         open_chart(page, run, "scaled_grad_norm_sq")
         save(page, pictures / "mlflow-chart.png")
         page.set_viewport_size(SIZE)
-        open_experiment(page, address, name)
+        open_experiment(page, ui.address, name)
         parent = open_run(page, name)
         save(page, pictures / "mlflow-parent.png")
         open_report(page, parent)

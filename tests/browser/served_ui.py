@@ -1,5 +1,6 @@
 """`stillpoint ui`, as a process of its own on a free port."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +11,17 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 START_SECONDS = 180.0
+
+
+class ServedUi(NamedTuple):
+    """Where MLflow is."""
+
+    address: str
+    page: str
+    """Of the sweep, as the command prints it."""
 
 
 def free_port() -> int:
@@ -22,8 +32,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def served_ui(folder: Path) -> Iterator[str]:
-    """The address of MLflow on a results folder, which answers as long as the block lasts."""
+def served_ui(folder: Path) -> Iterator[ServedUi]:
+    """MLflow on a results folder, which answers as long as the block lasts."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("stillpoint")), "ui", str(folder), "--port", str(port)]
     with tempfile.TemporaryFile("w+") as log:
@@ -33,10 +43,21 @@ def served_ui(folder: Path) -> Iterator[str]:
             if not _answers_in_time(address, process):
                 log.seek(0)
                 raise RuntimeError(f"{' '.join(command)} does not answer:\n{log.read()}")
-            yield address
+            yield ServedUi(address, _printed_page(log))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
+
+
+def _printed_page(log: IO[str]) -> str:
+    """The command prints it once the server answers."""
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        log.seek(0)
+        if found := re.search(r"MLflow at (http\S+) \(", log.read()):
+            return found[1]
+        time.sleep(0.2)
+    raise RuntimeError("stillpoint ui does not say where it is")
 
 
 def _answers_in_time(address: str, process: subprocess.Popen[bytes]) -> bool:

@@ -53,8 +53,8 @@ def many(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         tracker.finish([], "finished", {})
         tracker.close(timeout=400)
         assert tracker.problem is None
-    with served_ui(results / "many") as address:
-        yield address
+    with served_ui(results / "many") as served:
+        yield served.address
 
 
 def _seconds_to_first_page(browser: Browser, address: str) -> float:

@@ -14,10 +14,12 @@ from mlflow_pages import (
     open_experiment,
     open_report,
     open_run,
+    open_sweep,
     opened_page,
     rows,
 )
 from playwright.sync_api import Browser, expect
+from served_ui import ServedUi
 from small_quickstart import FILE, STEPS
 
 pytestmark = pytest.mark.browser
@@ -25,6 +27,20 @@ pytestmark = pytest.mark.browser
 AXES = {"encoder.width": (32, 64, 128, 256, 512), "encoder.depth": (1, 2), "seed": (0, 1, 2, 3)}
 CHILDREN = {f"m{width}-L{depth}-s{seed}": (width, depth, seed) for width, depth, seed in product(*AXES.values())}
 NAME = "attributes.`Run Name`"
+
+
+def test_page_that_is_printed_shows_names_statuses_settings_and_metrics_unasked(
+    browser: Browser, served: ServedUi
+) -> None:
+    with opened_page(browser) as page:
+        open_sweep(page, served.page)
+        parent, *children = rows(page)
+    assert parent[NAME] == "quickstart"
+    assert children
+    for row in children:
+        assert tuple(int(row[f"params.`{axis}`"]) for axis in AXES) == CHILDREN[row[NAME]]
+        assert row["tags.`status`"] == "finished"
+        assert float(row["metrics.`final_scaled_grad_norm_sq`"]) > 0
 
 
 def test_all_children_are_in_the_table_with_their_names_and_settings(browser: Browser, ui: str) -> None:
