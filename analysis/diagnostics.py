@@ -74,6 +74,8 @@ def unreached(results: Results) -> Figure | None:
     for ax, (group, part) in zip(axes.flat, panels, strict=False):
         for value, label, color in zip(values, words, colors, strict=True):
             some = part if scale is None else part[part[scale.axis] == value]
+            if some.empty:
+                continue  # all of these trials failed
             counts = some.groupby("epsilon").unreached.agg(["sum", "size"])
             bounds = [wilson_interval(int(n), int(of)) for n, of in zip(counts["sum"], counts["size"], strict=True)]
             share = counts["sum"] / counts["size"]

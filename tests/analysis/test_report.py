@@ -18,6 +18,7 @@ from rich.console import Console
 
 from analysis import diagnostics, fit_law, load_results, report_figures, theme
 from analysis.choice import compare_laws
+from analysis.drawings import draw_figures
 from analysis.frames import Results, law_frame, passage_frame
 from analysis.laws_of_sweep import fit_sweep
 from analysis.report import RECORD_COLUMNS, share_table, write_report
@@ -269,6 +270,20 @@ def test_a_sweep_that_decides_little_still_has_a_report(case: str, trained: Trai
     said = console.export_text()
     assert report.results.experiment["name"] in said
     assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith("report"))
+
+
+@pytest.mark.parametrize("axis", ["encoder.width", "encoder.depth"])
+def test_every_figure_is_drawn_where_all_trials_of_a_value_failed(axis: str, full: Path, tmp_path: Path):
+    whole = load_results(full)
+    failed = set(whole.trials.trial_id[whole.trials[axis] == whole.trials[axis].min()])
+    trials = whole.trials.copy()
+    outcome = trials.columns[trials.columns.get_loc("status") :]
+    trials.loc[trials.trial_id.isin(failed), outcome] = None
+    trials.loc[trials.trial_id.isin(failed), "status"] = "failed"
+    tables = [table[~table.trial_id.isin(failed)] for table in (whole.passages, whole.records)]
+    results = replace(whole, trials=trials, passages=tables[0], records=tables[1])
+    drawn = {picture.name for picture in draw_figures(results, fit_sweep(results), tmp_path, [])}
+    assert {"shares", "descent", "passages", "unreached", "curves", "displacement"} <= drawn
 
 
 def test_choices_are_told_by_name_and_by_what_tells_namesakes_apart(trained: Train, tmp_path: Path):
