@@ -278,7 +278,9 @@ def test_every_figure_is_drawn_where_all_trials_of_a_value_failed(axis: str, ful
     failed = set(whole.trials.trial_id[whole.trials[axis] == whole.trials[axis].min()])
     trials = whole.trials.copy()
     outcome = trials.columns[trials.columns.get_loc("status") :]
-    trials.loc[trials.trial_id.isin(failed), outcome] = None
+    for name in outcome:  # as Parquet gives columns with gaps
+        kept = trials[name].astype(object) if trials[name].dtype == bool else trials[name]
+        trials[name] = kept.where(~trials.trial_id.isin(failed))
     trials.loc[trials.trial_id.isin(failed), "status"] = "failed"
     tables = [table[~table.trial_id.isin(failed)] for table in (whole.passages, whole.records)]
     results = replace(whole, trials=trials, passages=tables[0], records=tables[1])
