@@ -123,7 +123,13 @@ def make_sweep(folder: Path) -> None:
     default_database.touch()
     sweep = Sweep("5eed", experiment.name, "", tuple(swept_paths(experiment)), "")
     delivery = Delivery(trials, results, sweep, tracking_uri=None, delivered=[])
-    kept = {"sweep_id": "5eed", "name": experiment.name, "created": "", "slots": {}, "delivered": [delivery._mark]}
+    kept = {
+        "sweep_id": "5eed",
+        "name": experiment.name,
+        "created": "2026-01-01T00:00:00+00:00",
+        "slots": {},
+        "delivered": [delivery._mark],
+    }
     results.folder.write("sweep.json", json.dumps(kept).encode())
 
 
